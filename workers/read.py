@@ -84,22 +84,24 @@ class Reader:
             return [Problem(exc.code, {"": [exc.detail]})]
         except Exception as exc:  # noqa: BLE001 - a provider's bug must not stop other callbacks
             return [_bug(callback, exc)]
-        return [self._item(item, callback, provider, zone) for item in items]
+        return [self._item(index, item, callback, provider, zone) for index, item in enumerate(items)]
 
-    def _item(self, item: Any, callback: Callback, provider: Provider, zone: ZoneInfo) -> Reading | Problem:
+    def _item(
+        self, index: int, item: Any, callback: Callback, provider: Provider, zone: ZoneInfo
+    ) -> Reading | Problem:
         try:
             return provider.read(item, callback, zone)
         except SchemaViolation as exc:
             return Problem(exc.code, exc.errors, _short(exc.wire_type))
         except UnknownEvent as exc:
-            return unknown_event(callback, provider, exc.wire_type)
+            return unknown_event(callback, provider, exc.wire_type, index)
         except CoursewireError as exc:
             return Problem(exc.code, {"": [exc.detail]})
         except Exception as exc:  # noqa: BLE001 - a provider's bug must not stop other callbacks
             return _bug(callback, exc)
 
 
-def unknown_event(callback: Callback, provider: Provider, wire_type: str) -> Reading:
+def unknown_event(callback: Callback, provider: Provider, wire_type: str, index: int) -> Reading:
     """An event that no schema knows: kept, listed as ignored, and read again by `replay`."""
     redacted = provider.redact(callback.body)
     event = Event(
@@ -108,7 +110,7 @@ def unknown_event(callback: Callback, provider: Provider, wire_type: str) -> Rea
         provider=provider.name,
         type=EventType.UNKNOWN,
         wire_type=wire_type[:WIRE_TYPE_CHARACTERS],
-        key=f"{wire_type}\0{hashlib.sha256(redacted).hexdigest()}",
+        key=f"{index}\0{wire_type}\0{hashlib.sha256(redacted).hexdigest()}",
         occurred_at=callback.received_at,
         received_at=callback.received_at,
     )
