@@ -57,6 +57,8 @@ def _configure(given: HandlerSettings) -> Configured:
     unknown = wants - _event_types()
     if unknown:
         raise InvalidConfiguration(f"{prefix}.events", f"no such event type: {', '.join(sorted(unknown))}")
+    if given.limits:
+        plugin = type(plugin.__name__, (plugin,), {**given.limits, "__module__": plugin.__module__})
     return Configured(given.name, given.uses, plugin, wants, options)
 
 

@@ -72,11 +72,16 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class HandlerSettings:
-    """A configured instance of a handler plug-in: `[handlers.<name>]`."""
+    """A configured instance of a handler plug-in: `[handlers.<name>]`.
+
+    `limits` are class attributes of its plug-in that the operator sets otherwise, `options` the plug-in's own
+    keys.
+    """
 
     name: str
     uses: str
     events: frozenset[str] | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -203,6 +208,31 @@ class SourceSchema(Schema):
     header = fields.String(load_default=None)
     username = fields.String(load_default=None)
     password = TwoSecrets(load_default=())
+
+
+class HandlerSchema(Schema):
+    """The keys that every handler takes; what is not among them belongs to its plug-in."""
+
+    uses = fields.String(metadata={"help": "the plug-in; without it, that of the handler's name"})
+    events = fields.List(
+        fields.String(), metadata={"help": "event types it gets instead of its plug-in's choice"}
+    )
+    time_limit_seconds = fields.Float(
+        validate=validate.Range(0.5), metadata={"help": "a task that runs longer is killed"}
+    )
+    max_attempts = fields.Integer(
+        validate=validate.Range(1), metadata={"help": "failed attempts until a delivery is dead"}
+    )
+    max_crashes = fields.Integer(
+        validate=validate.Range(1), metadata={"help": "attempts without a verdict until it is dead"}
+    )
+    batch = fields.Integer(
+        validate=validate.Range(1, 5000), metadata={"help": "most deliveries claimed at once"}
+    )
+    concurrency = fields.Integer(
+        validate=validate.Range(1, 200),
+        metadata={"help": "how many a worker process sends at once, for `send` handlers"},
+    )
 
 
 def resolve_secret(text: Any) -> str:
@@ -398,15 +428,15 @@ def _source(name: str, raw: Mapping[str, Any]) -> Source:
 
 
 def _handler(name: str, raw: Mapping[str, Any]) -> HandlerSettings:
-    options = dict(raw)
-    uses = options.pop("uses", name)
-    if not isinstance(uses, str):
-        raise InvalidConfiguration(f"handlers.{name}.uses", "must be a string")
-    events = options.pop("events", None)
-    if events is not None and not (isinstance(events, list) and all(isinstance(e, str) for e in events)):
-        raise InvalidConfiguration(f"handlers.{name}.events", "must be a list of event types")
+    schema = HandlerSchema()
+    loaded = _load(schema, {key: raw[key] for key in raw if key in schema.fields}, f"handlers.{name}.")
+    events = loaded.pop("events", None)
     return HandlerSettings(
-        name=name, uses=uses, events=None if events is None else frozenset(events), options=options
+        name=name,
+        uses=loaded.pop("uses", name),
+        events=None if events is None else frozenset(events),
+        limits=loaded,
+        options={key: raw[key] for key in raw if key not in schema.fields},
     )
 
 
