@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS = never
 .venv/.installed: pyproject.toml uv.lock
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'
-	.venv/bin/uv sync --locked --inexact --quiet --python .venv/bin/python
+	.venv/bin/uv sync --locked --inexact --compile-bytecode --quiet --python .venv/bin/python
 	touch $@
 
 setup: .venv/.installed

@@ -131,6 +131,9 @@ class Inbox:
         self._generation_key = f"{namespace}:inbox:generation"
         self._take_returned = redis.register_script(_TAKE_RETURNED)
 
+    def close(self) -> None:
+        self.redis.close()
+
     def append(self, entries: Iterable[dict[bytes, bytes]]) -> list[Exception | None]:
         """Append all in one round trip and one disk sync; None for each that is now durable.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from zoneinfo import ZoneInfo, available_timezones
 
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
@@ -121,7 +122,7 @@ class Settings:
     def source_url(self, source: Source) -> str:
         """Where this source's callbacks are posted to; holds the path token where there is one."""
         url = f"{self.public_url.rstrip('/')}/hooks/{source.name}"
-        return f"{url}/{source.tokens[0].reveal()}" if source.tokens else url
+        return f"{url}/{quote(source.tokens[0].reveal(), safe='')}" if source.tokens else url
 
 
 def option(default: Any, meaning: str) -> dict[str, Any]:

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import click
+
+from console.cli import data_dir_option, heartbeat_option, process_settings
+
+
+@click.command()
+@data_dir_option
+@heartbeat_option
+def command(data_dir: Path, heartbeat_file: Path | None) -> None:
+    """Hint what waits, and give back what was abandoned, until SIGTERM. Two of them do no harm."""
+    settings = process_settings(data_dir, heartbeat_file)
+    from coursewire import heartbeat
+    from workers.sweep import main
+
+    main(settings, on_ready=partial(heartbeat.ready, heartbeat_file))
