@@ -58,6 +58,7 @@ class Spool:
         self.max_bytes = max_bytes
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._inode = 0
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Keep all of them, in one synced transaction, or none."""
@@ -134,6 +135,8 @@ class Spool:
     def _transaction(self, work: Callable[[sqlite3.Connection], T], *, write: bool = True) -> T:
         with self._lock:
             try:
+                if self._connection is not None and not self._is_on_disk():
+                    self._close()
                 db = self._connection = self._connection or self._open()
                 db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
                 result = work(db)
@@ -161,7 +164,15 @@ class Spool:
         except BaseException:
             db.close()
             raise
+        self._inode = self.path.stat().st_ino
         return db
+
+    def _is_on_disk(self) -> bool:
+        """What is written into a file that somebody removed would be gone with this process."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
 
     def _roll_back(self) -> None:
         if self._connection is not None:

@@ -111,7 +111,7 @@ def settle(db: Connection, batch: Sequence[Read], entered: Sequence[Entered]) ->
         receipt, item_index = each.candidate.receipt, each.candidate.item
         if each.conflict:
             outcomes[receipt].add(Outcome.QUARANTINED)
-            problem = Problem(Code.CONFLICT, {"key": [_CONFLICT]}, each.candidate.event.wire_type)
+            problem = Problem(Code.CONFLICT, CONFLICT_ERRORS, each.candidate.event.wire_type)
             quarantined.append(_quarantine_row(receipt, item_index, sources[receipt], problem, each.event_id))
         elif each.new:
             outcomes[receipt].add(Outcome.EVENTS if each.wanted else Outcome.IGNORED)
@@ -128,7 +128,7 @@ def settle(db: Connection, batch: Sequence[Read], entered: Sequence[Entered]) ->
     }
 
 
-_CONFLICT = "an event with this key but other content is there already"
+CONFLICT_ERRORS = {"key": ["an event with this key but other content is there already"]}
 
 
 def _without_known(db: Connection, batch: Sequence[Read]) -> list[Read]:

