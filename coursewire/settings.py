@@ -413,6 +413,8 @@ def _source(name: str, raw: Mapping[str, Any]) -> Source:
             "needs exactly one of token, secret (with header) or password (with username), "
             f"not {' and '.join(ways) or 'none'}",
         )
+    if any("/" in token.reveal() for token in loaded["token"]):
+        raise InvalidConfiguration(f"{prefix}token", "must have no slash: it is one segment of a path")
     for way, partner in (("secret", "header"), ("password", "username")):
         if bool(loaded[way]) != bool(loaded[partner]):
             raise InvalidConfiguration(f"{prefix}{partner}", f"belongs together with {way}")

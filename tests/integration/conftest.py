@@ -198,11 +198,11 @@ class Operator:
         self.config: Path = self.data_dir / "coursewire.toml"
         self._runner = CliRunner()
 
-    def run(self, *words: str, code: int = 0, stdin: bytes | None = None) -> str:
-        """What a command prints on standard output; it must end with this exit code."""
+    def run(self, *words: str, code: int = 0, stdin: bytes | None = None, errors: bool = False) -> str:
+        """What a command prints; from exit code 2 on, or with `errors`, what it says on standard error."""
         result = self._runner.invoke(main, [*words, "--data-dir", str(self.data_dir)], input=stdin)
         assert result.exit_code == code, f"{result.exit_code}: {result.output} {result.exception!r}"
-        return result.stdout if code in (0, 1) else result.stderr
+        return result.stderr if errors or code > 1 else result.stdout
 
     def json(self, *words: str, code: int = 0) -> Any:
         return orjson.loads(self.run(*words, "--json", code=code))
@@ -215,7 +215,18 @@ class Operator:
 
 
 @pytest.fixture
-def make_operator(make_pipeline: Callable[..., Any]) -> Iterator[Callable[..., Operator]]:
+def restored_logs() -> Iterator[None]:
+    """A command configures logging for its process; in a test the process goes on."""
+    root = logging.getLogger()
+    kept, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = kept
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def make_operator(make_pipeline: Callable[..., Any], restored_logs: None) -> Callable[..., Operator]:
     """As `make_pipeline`, with its configuration in a file."""
 
     def make(handlers: Mapping[str, Mapping[str, Any]] | None = None, **top: Any) -> Operator:
@@ -235,10 +246,4 @@ def make_operator(make_pipeline: Callable[..., Any]) -> Iterator[Callable[..., O
         save(operator.config, tomlkit.item(document))
         return operator
 
-    root = logging.getLogger()
-    kept = root.handlers[:], root.level
-    yield make
-    # A command configures logging for its process; here the process goes on.
-    root.handlers[:] = kept[0]
-    root.setLevel(kept[1])
-    structlog.reset_defaults()
+    return make
