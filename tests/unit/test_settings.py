@@ -43,6 +43,7 @@ def test_without_a_file_everything_is_embedded():
         ({"sources": {"a": {**TOKEN, "tokn": "t"}}}, "sources.a.tokn"),
         ({"sources": {"a": {**TOKEN, "token": ["1", "2", "3"]}}}, "sources.a.token"),
         ({"sources": {"a": {**TOKEN, "token": "env:NOT_SET"}}}, "sources.a.token"),
+        ({"sources": {"a": {**TOKEN, "token": "two/segments"}}}, "sources.a.token"),
         ({"sources": {"a": {**TOKEN, "token": "file:/not/there"}}}, "sources.a.token"),
         ({"sources": {"a": {**TOKEN, "timezone": "Mars/Base"}}}, "sources.a.timezone"),
         ({"handlers": {"x": {"uses": 5}}}, "handlers.x.uses"),
