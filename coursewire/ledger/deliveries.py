@@ -12,7 +12,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
-    ScalarSelect,
     Select,
     Uuid,
     any_,
@@ -94,10 +93,9 @@ def claim(db: Connection, handler: str, count: int, *, suspects: bool = False) -
     chosen: ColumnElement[bool]
     if db.dialect.name == "postgresql":
         # An array makes PostgreSQL run the subquery once; as IN it may run it again after waiting for a lock.
-        array: ScalarSelect[Any] = select(
+        chosen = deliveries.c.event_id == any_(
             func.array(due.scalar_subquery(), type_=ARRAY(Uuid(as_uuid=False)))
-        ).scalar_subquery()
-        chosen = deliveries.c.event_id == any_(array)
+        )
     else:
         chosen = deliveries.c.event_id.in_(due)
     statement = (

@@ -120,14 +120,17 @@ class Installation:
     def stop(self) -> None:
         for part in self.parts:
             part.send_signal(signal.SIGTERM)
+        late = []
         for part in self.parts:
             try:
                 part.wait(15)
-            finally:
-                if part.poll() is None:
-                    os.killpg(part.pid, signal.SIGKILL)
+            except subprocess.TimeoutExpired:
+                late.append(part.args)
+                os.killpg(part.pid, signal.SIGKILL)
+                part.wait()
         self.engine.dispose()
         self.log.close()
+        assert late == []
 
 
 @pytest.fixture

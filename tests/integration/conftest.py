@@ -235,6 +235,7 @@ def make_operator(make_pipeline: Callable[..., Any], restored_logs: None) -> Cal
         operator = Operator(pipeline)
         document = {
             "redis_url": settings.redis_url,
+            "database_url": settings.database_url,
             "namespace": settings.namespace,
             **top,
             "sources": {

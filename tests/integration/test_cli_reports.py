@@ -394,7 +394,7 @@ def test_explain_shows_the_body_when_asked(make_operator: Callable[..., Any]) ->
 
 def test_explain_works_without_todays_configuration(operator: Any) -> None:
     """What made the key can then not be told; all else can."""
-    operator.config.unlink()
+    operator.config.write_text(f'database_url = "{operator.pipeline.settings.database_url}"\n')
     (operator.data_dir / "installation.key").unlink()
     story = CliRunner().invoke(
         main, ["explain", operator.ids[0], "--json", "--data-dir", str(operator.data_dir)]

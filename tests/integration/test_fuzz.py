@@ -40,7 +40,7 @@ def spoilt_samples(draw):
     """A documented body with some of its fields replaced, dropped or added."""
     body = json.loads(json.dumps(draw(st.sampled_from(SAMPLES))))
     for _ in range(draw(st.integers(0, 3))):
-        *outer, last = draw(st.sampled_from([path for path in paths(body) if path]))
+        *outer, last = draw(st.sampled_from([path for path in paths(body) if path] or [("event",)]))
         target = body
         for key in outer:
             target = target.get(key, {}) if isinstance(target, dict) else {}

@@ -292,8 +292,8 @@ def test_no_secret_of_a_body_reaches_the_ledger(make_pipeline):
     assert outcomes(pipeline) == {"events": 1, "quarantined": 2, "ignored": 1}
     for table in metadata.sorted_tables:
         for row in pipeline.rows(select(table)):
-            for value in row:
-                text = zlib.decompress(value) if isinstance(value, bytes) and value[:1] == b"x" else value
+            for name, value in row._mapping.items():
+                text = zlib.decompress(value) if name in ("body", "document") else value
                 assert password not in str(text), table.name
 
 

