@@ -11,18 +11,12 @@ REDACTED = "[redacted]"
 # orjson reads 1024 levels, but Python's own recursion ends earlier.
 DEEPEST = 200
 
-# A value where the body does not parse: a string, an object or array (everything after it goes), or bare
-# words. A string may be cut off at the end of the body, and a quote within it may be the very thing that is
-# not escaped: it ends where what follows could follow a string. NUL may stand between, as in UTF-16. What is
-# redacted already is left, so that doing it twice changes nothing. The quantifiers are possessive, so the
-# time is linear.
-_VALUE = rb"""(?:
-    "\[redacted\]"
-    |\\*+"(?:[^"\\]|\\.|"(?![\s\x00]*+(?:[,}\]]|\Z)))*+\\?+"?+
-    |'(?:[^'\\]|\\.)*+\\?+'?+
-    |[\[{].*+
-    |[^,;&}\]\r\n]*+
-)"""
+_ALREADY = b'"[redacted]"'
+_STRING = re.compile(rb"\\*\"")
+_QUOTE_OR_ESCAPE = {quote: re.compile(rb"\\.|" + quote, re.DOTALL) for quote in (b'"', b"'")}
+# NUL may stand between, as in UTF-16.
+_ENDS_A_STRING = re.compile(rb"[\s\x00]*(?:[,}\]]|\Z)")
+_BARE = re.compile(rb"[^,;&}\]\r\n]*")
 
 
 class Secrets:
@@ -33,9 +27,8 @@ class Secrets:
         key = "|".join("".join(map(_letter, name)) for name in sorted(self.names)).encode()
         # Without one of these there is nothing to look for: the case of nearly every body.
         self._hints = (*(name.encode() for name in sorted(self.names)), b"\\u00", b"\0")
-        self._pattern = re.compile(
-            rb"((?:" + key + rb")\\*+[\"']?[\s\x00]*+[:=][\s\x00]*+)" + _VALUE,
-            re.IGNORECASE | re.DOTALL | re.VERBOSE,
+        self._field = re.compile(
+            rb"(?:" + key + rb")\\*[\"']?[\s\x00]*[:=][\s\x00]*", re.IGNORECASE | re.DOTALL
         )
 
     def redact(self, body: bytes) -> bytes:
@@ -51,10 +44,18 @@ class Secrets:
             document = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))
             removed = self.removed(document)
             # Of a name that stands twice in one object only the last is parsed; writing anew drops the other.
-            unseen = removed is document and not self._pattern.search(body)
+            unseen = removed is document and not self._field.search(body)
             return body if unseen else orjson.dumps(removed)
         except (orjson.JSONDecodeError, RecursionError, TypeError):
-            return self._pattern.sub(rb'\1"' + REDACTED.encode() + rb'"', body)
+            return self._redact_text(body)
+
+    def _redact_text(self, body: bytes) -> bytes:
+        kept = []
+        position = 0
+        while (field := self._field.search(body, position)) is not None:
+            kept += [body[position : field.end()], _ALREADY]
+            position = _value_end(body, field.end())
+        return b"".join([*kept, body[position:]])
 
     def removed(self, value: Any) -> Any:
         """Parsed JSON without the secrets; the same object when it has none."""
@@ -79,7 +80,34 @@ class Secrets:
         return value
 
 
+def _value_end(body: bytes, start: int) -> int:
+    """Where the value ends that begins at `start` of a body that does not parse. In linear time.
+
+    A value is a string, an object or array (everything after it goes), or bare words. A string may be cut off
+    at the end of the body, and a quote within it may be the very thing that is not escaped: it ends where
+    what follows could follow a string. What is redacted already is left, so that twice changes nothing.
+    """
+    if body.startswith(_ALREADY, start):
+        return start + len(_ALREADY)
+    if body[start : start + 1] in (b"[", b"{"):
+        return len(body)
+    opening = _STRING.match(body, start)
+    if opening is not None:
+        return _string_end(body, opening.end(), b'"')
+    if body.startswith(b"'", start):
+        return _string_end(body, start + 1, b"'")
+    bare = _BARE.match(body, start)
+    return bare.end() if bare else start
+
+
+def _string_end(body: bytes, start: int, quote: bytes) -> int:
+    for found in _QUOTE_OR_ESCAPE[quote].finditer(body, start):
+        if found.group() == quote and (quote == b"'" or _ENDS_A_STRING.match(body, found.end())):
+            return found.end()
+    return len(body)
+
+
 def _letter(character: str) -> str:
     """A letter of a field's name as it may be written in JSON: itself or its escape, of either case."""
     codes = "|".join(f"{ord(case):02x}" for case in sorted({character.lower(), character.upper()}))
-    return rf"(?:{re.escape(character)}|\\u00(?:{codes}))\x00*+"
+    return rf"(?:{re.escape(character)}|\\u00(?:{codes}))\x00*"
