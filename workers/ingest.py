@@ -70,7 +70,11 @@ def ingest_batch(ctx: Context, entries: Sequence[Entry]) -> None:
             # can be written it stays in hand: the sweep gives it back after a lease, so this is no hot loop.
             if entries[0].reads <= MAX_READS:
                 ctx.inbox.abandon([entries[0].id])
-            log.error("callback could not be ingested", receipt=entries[0].callback.receipt, error=sanitized(exc))
+            log.error(
+                "callback could not be ingested",
+                receipt=entries[0].callback.receipt,
+                error=sanitized(exc),
+            )
         return
     # From here the ledger has them: forgetting them, and hinting, may fail without harm.
     ctx.inbox.finish([entry.id for entry in entries])

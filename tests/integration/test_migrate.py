@@ -1,4 +1,4 @@
-"""The ledger's migrations: they make what the code expects, twice do no harm, and an older ledger is refused."""
+"""Migrations make what the code expects, twice do no harm, and an older ledger is refused."""
 
 from __future__ import annotations
 
