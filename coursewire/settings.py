@@ -338,9 +338,11 @@ def build_settings(
     given |= _from_environment()
     given |= {key: value for key, value in (overrides or {}).items() if value is not None}
     top = _load(TopLevel(), given, "")
-    redis_url = _redis_scheme(top.pop("redis_url") or embedded_redis_url(data_dir))
-    broker_url = _kombu_socket(_redis_scheme(top.pop("broker_url") or redis_url))
-    database_url = top.pop("database_url") or f"sqlite:///{data_dir / 'ledger.sqlite3'}"
+    # They may hold passwords, so they may come from files as well.
+    urls = {key: _resolved(key, top.pop(key)) for key in ("redis_url", "broker_url", "database_url")}
+    redis_url = _redis_scheme(urls["redis_url"] or embedded_redis_url(data_dir))
+    broker_url = _kombu_socket(_redis_scheme(urls["broker_url"] or redis_url))
+    database_url = urls["database_url"] or f"sqlite:///{data_dir / 'ledger.sqlite3'}"
     installation_key = top.pop("installation_key")
     return Settings(
         data_dir=data_dir,
@@ -392,10 +394,15 @@ def _first(messages: Any) -> str:
 
 
 def _secret(key: str, text: str | None) -> Secret | None:
+    value = _resolved(key, text)
+    return None if value is None else Secret(value)
+
+
+def _resolved(key: str, text: str | None) -> str | None:
     if text is None:
         return None
     try:
-        return Secret(resolve_secret(text))
+        return resolve_secret(text)
     except ValidationError as exc:
         raise InvalidConfiguration(key, str(exc.messages[0])) from exc
 

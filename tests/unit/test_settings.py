@@ -49,6 +49,8 @@ def test_without_a_file_everything_is_embedded():
         ({"handlers": {"x": {"uses": 5}}}, "handlers.x.uses"),
         ({"handlers": {"x": {"uses": "audit", "batch": 0}}}, "handlers.x.batch"),
         ({"installation_key": "env:NOT_SET"}, "installation_key"),
+        ({"database_url": "file:/not/there"}, "database_url"),
+        ({"broker_url": "env:NOT_SET"}, "broker_url"),
     ],
 )
 def test_a_wrong_key_is_named(document, key):
@@ -84,6 +86,16 @@ def test_secrets_come_literally_from_the_environment_or_from_a_file(tmp_path, mo
     tokens = ["env:CHALK_TOKEN", f"file:{tmp_path / 'secret'}"]
     source = build({"sources": {"a": {**TOKEN, "token": tokens}}}).sources["a"]
     assert [token.reveal() for token in source.tokens] == ["from-env", "from-file"]
+
+
+def test_a_url_comes_from_a_file_or_from_the_environment_too(tmp_path, monkeypatch):
+    """It may hold a password."""
+    (tmp_path / "ledger").write_text("postgresql://me:hunter2@db/cw\n")
+    monkeypatch.setenv("INBOX_URL", "valkey://:hunter2@inbox/0")
+    monkeypatch.setenv("COURSEWIRE_DATABASE_URL", f"file:{tmp_path / 'ledger'}")
+    settings = build({"redis_url": "env:INBOX_URL"})
+    assert settings.database_url == "postgresql+psycopg://me:hunter2@db/cw"
+    assert settings.redis_url == settings.broker_url == "redis://:hunter2@inbox/0"
 
 
 def test_no_secret_shows_in_a_repr():
