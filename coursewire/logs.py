@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import traceback
+import warnings
 from types import TracebackType
 from typing import TextIO
 
@@ -49,9 +51,48 @@ def configure(level: str = "info", *, stream: TextIO | None = None) -> None:
             ],
         )
     )
+    handler.addFilter(_without_messages_of_exceptions)
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    # For loggers that do not propagate and have no handler, like multiprocessing's.
+    logging.lastResort = handler
     root.setLevel(max(number, logging.WARNING))
+    # What Python itself would print as plain text, with the messages of exceptions and arguments of lines.
+    logging.raiseExceptions = False
+    warnings.showwarning = _warned
+    sys.excepthook = _uncaught
+    threading.excepthook = _uncaught_in_thread
+
+
+def _without_messages_of_exceptions(record: logging.LogRecord) -> bool:
+    """Other libraries put exceptions into their words as well."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(sanitized(arg) if isinstance(arg, BaseException) else arg for arg in record.args)
+    return True
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    text = " ".join(str(message).split())
+    logging.getLogger("py.warnings").warning("%s: %s (%s:%s)", category.__name__, text, filename, lineno)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    structlog.get_logger().critical("the process failed", exc_info=(kind, error, trace))
+
+
+def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if not issubclass(args.exc_type, SystemExit):
+        name = args.thread.name if args.thread else None
+        structlog.get_logger().error("a thread failed", thread=name, exc_info=args.exc_value)
 
 
 def exceptions_without_values(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

@@ -68,6 +68,7 @@ def create_app(settings: Settings, intake: Intake, metrics: Metrics | None = Non
             remote_address=views.remote_address(),
             size=g.get("size", request.content_length),
             reason=str(error) if isinstance(error, CoursewireError) else refused.detail,
+            **({"receipt": g.receipt} if "receipt" in g else {}),
         )
         return problem(refused)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from redis.exceptions import RedisError, ResponseError
@@ -28,13 +28,25 @@ HINT_FAILED_SECONDS = 1.0
 
 
 class Intake:
-    """One a process. Its threads start with `start`, which must not come before a fork."""
+    """One a process. Its threads start with `start`, which must not come before a fork.
 
-    def __init__(self, inbox: Inbox, spool: Spool, hints: Hints, *, inbox_timeout_seconds: float) -> None:
+    `on_look` gets the spool about every second.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        spool: Spool,
+        hints: Hints,
+        *,
+        inbox_timeout_seconds: float,
+        on_look: Callable[[Spool], object] = lambda spool: None,
+    ) -> None:
         self.inbox = inbox
         self.spool = spool
         self._hints = hints
         self._inbox_seconds = inbox_timeout_seconds
+        self._on_look = on_look
         self._to_inbox = GroupCommit("inbox", inbox.append)
         self._to_spool = GroupCommit("spool", self._add)
         self._away = threading.Event()
@@ -100,6 +112,7 @@ class Intake:
         fault = None
         while not self._stop.is_set():
             try:
+                self._on_look(self.spool)
                 if not self._away.is_set() or self._is_back():
                     self._move()
                 fault = None

@@ -14,7 +14,6 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -25,6 +24,7 @@ from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.mp import MPServer
 
 from coursewire import logs
+from coursewire.exposition import share
 from coursewire.settings import Settings
 from receiver.configuration import kept_headers
 from receiver.worker import STOP_SECONDS, Worker
@@ -55,9 +55,9 @@ def serve(settings: Settings, host: str, port: int, *, ready: Callable[[int], ob
     kept_headers(settings)
     listening = _listen(host, port)
     port = listening.getsockname()[1]
-    # prometheus-client sums the metrics of our processes over files, and asks the environment where.
-    metrics = _empty_folder(settings.data_dir / f"metrics-{port}")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+    # Ours alone, like the port; a receiver that was killed left its files.
+    metrics = settings.data_dir / f"metrics-{port}"
+    share(metrics)
     server = Server(Worker(settings), listening, settings)
     if ready is not None:
         server.on_startup(lambda: ready(port))
@@ -135,14 +135,6 @@ _GRANIANS_LOGS: dict[str, Any] = {
     "filters": {"threads": {"()": NotAboutThreads}},
     "loggers": {"_granian": {"handlers": [], "filters": ["threads"], "propagate": True}},
 }
-
-
-def _empty_folder(path: Path) -> Path:
-    """Ours alone, like the port; a receiver that was killed left its files."""
-    shutil.rmtree(path, ignore_errors=True)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.mkdir(mode=0o700)
-    return path
 
 
 def _listen(host: str, port: int) -> socket.socket:

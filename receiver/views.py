@@ -69,6 +69,7 @@ class Views:
                 remote_address=self.remote_address(),
                 verified_by=verified_by,
             )
+            g.receipt = callback.receipt
             self.intake.accept(encode(callback, found.provider))
             # From here the callback is safe.
             self.metrics.callbacks.labels(found.name, "accepted").inc()

@@ -44,19 +44,20 @@ class Application:
 
     def _start(self, settings: Settings) -> None:
         logs.configure(settings.log_level)
-        intake = make_intake(settings)
+        intake = make_intake(settings, self._metrics)
         app = create_app(settings, intake, self._metrics)
         intake.start()
         self._settings, self._intake, self._app = settings, intake, app
 
 
-def make_intake(settings: Settings) -> Intake:
+def make_intake(settings: Settings, metrics: Metrics) -> Intake:
     redis = connect(settings.redis_url, timeout_seconds=settings.inbox_timeout_seconds)
     return Intake(
         Inbox(redis, settings.namespace),
         Spool(settings.spool_path, settings.spool_max_bytes),
         Hints(settings, redis, make_celery(settings)),
         inbox_timeout_seconds=settings.inbox_timeout_seconds,
+        on_look=metrics.look_at,
     )
 
 
