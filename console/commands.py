@@ -15,8 +15,11 @@ MOST_SENDING = 4
 
 
 class Commands:
-    def __init__(self, data_dir: Path) -> None:
+    """The parts but the receiver serve their metrics from `metrics_port` on, in the order of `WORKERS`."""
+
+    def __init__(self, data_dir: Path, metrics_port: int = 0) -> None:
         self._data_dir = data_dir
+        self._metrics_port = metrics_port
         self.run = data_dir / "run"
 
     def environment(self, configuration: Path) -> dict[str, str]:
@@ -52,6 +55,8 @@ class Commands:
 
     def _process(self, part: str, *words: str) -> list[str]:
         where = ["--data-dir", str(self._data_dir), "--heartbeat-file", str(self.beat(part))]
+        if self._metrics_port and part in WORKERS:
+            where += ["--metrics-port", str(self._metrics_port + WORKERS.index(part))]
         return [*program(), *words, *where]
 
 

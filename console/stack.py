@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from console import private, probes, valkey
@@ -15,7 +16,7 @@ from console.guard import Guard
 from console.migration import migrate
 from console.part import Part, Surroundings
 from coursewire.errors import Code, CoursewireError, ServerUnreachable
-from coursewire.settings import Settings
+from coursewire.settings import Settings, Source
 
 # Until every part works at the first start. Valkey may have much to load before.
 READY_SECONDS = 60.0
@@ -42,12 +43,13 @@ class Stack:
         *,
         server_lock: int | None,
         say: Callable[[str], None],
+        metrics_port: int = 0,
     ) -> None:
         self.settings = settings
         self._host = host
         self._port = port
         self._server_lock = server_lock
-        self._commands = Commands(settings.data_dir)
+        self._commands = Commands(settings.data_dir, metrics_port)
         logs = settings.data_dir / "logs"
         for folder in (self._commands.run, logs):
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -57,6 +59,7 @@ class Stack:
         environment = self._commands.environment(self._configuration)
         self._around = Surroundings(self.guard, logs, environment, say)
         self._parts: dict[str, Part] = {}
+        self._rolling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start everything; returns when every part does its work. Raises `CoursewireError`."""
@@ -89,9 +92,19 @@ class Stack:
         _copy(settings, candidate)
         kinds = await self._migrate(candidate)
         candidate.replace(self._configuration)
-        self.settings = settings
+        before, self.settings = self.settings, settings
         self._parts[RECEIVER].send(signal.SIGHUP)
-        wanted = self._commands.workers(kinds)
+        if _without_secrets(before) != _without_secrets(settings):
+            # Beside what may be asked next: a secret that is rotated now counts at once.
+            self._stop_rolling()
+            self._rolling = asyncio.create_task(self._roll(self._commands.workers(kinds)))
+
+    def _stop_rolling(self) -> None:
+        if self._rolling is not None:
+            self._rolling.cancel()
+
+    async def _roll(self, wanted: Mapping[str, Sequence[str]]) -> None:
+        """Give the workers the changed configuration, one after another: the others work on meanwhile."""
         for name in WORKERS:
             if name not in wanted:
                 if name in self._parts:
@@ -105,13 +118,13 @@ class Stack:
             else:
                 part = self._process(name, wanted[name])
                 part.start()
-            # One after another: the others work on meanwhile.
             with suppress(TimeoutError):
                 await asyncio.wait_for(part.ready.wait(), FINISH_SECONDS + READY_SECONDS)
 
     async def stop(self) -> None:
         """Stop everything in order: first nothing more is taken, last the inbox is closed."""
         began = time.monotonic()
+        self._stop_rolling()
         for names, seconds in (
             ((RECEIVER,), RECEIVER_STOPPED_SECONDS),
             (WORKERS, WORKERS_STOPPED_SECONDS),
@@ -159,6 +172,14 @@ class Stack:
 def reachable(host: str) -> str:
     """The address under which this host reaches a server that listens on `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+
+
+def _without_secrets(settings: Settings) -> Settings:
+    """What the workers read of it; how sources prove themselves is the receiver's matter."""
+    shapes = {
+        name: Source(name, source.provider, source.timezone) for name, source in settings.sources.items()
+    }
+    return replace(settings, sources=shapes, installation_key=None)
 
 
 def _copy(settings: Settings, to: Path) -> None:

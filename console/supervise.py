@@ -20,12 +20,12 @@ from console.locks import lock
 from console.stack import Stack, reachable
 from console.welcome import source_lines, welcome
 from coursewire.errors import CoursewireError, InvalidConfiguration
-from coursewire.settings import CONFIG_NAME, Settings, find_config, load_settings, receiver_url_file
+from coursewire.settings import CONFIG_NAME, find_config, load_settings, receiver_url_file
 
 LOOK_SECONDS = 0.5
 
 
-def up(data_dir: Path, host: str, port: int, *, samples: bool, once: bool) -> int:
+def up(data_dir: Path, host: str, port: int, *, samples: bool, once: bool, metrics_port: int = 0) -> int:
     """Run the stack until it is told to stop; its exit code. Raises `CoursewireError` if it cannot start."""
     with ExitStack() as held:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -51,14 +51,12 @@ def up(data_dir: Path, host: str, port: int, *, samples: bool, once: bool) -> in
                 )
             )
             settings = load_settings(data_dir)  # with the address that is now known
-        return asyncio.run(_run(settings, host, port, inherited, listening, samples=samples, once=once))
+        stack = Stack(settings, host, port, server_lock=inherited, say=complain, metrics_port=metrics_port)
+        return asyncio.run(_run(stack, listening, samples=samples, once=once))
 
 
 async def _run(
-    settings: Settings,
-    host: str,
-    port: int,
-    inherited: int | None,
+    stack: Stack,
     listening: str,
     *,
     samples: bool,
@@ -71,7 +69,6 @@ async def _run(
         # nohup says that a closed terminal is no reason to stop.
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, told.set)
-    stack = Stack(settings, host, port, server_lock=inherited, say=complain)
     stopping = asyncio.create_task(told.wait())
     working = asyncio.create_task(_work(stack, listening, ended, samples=samples, once=once))
     try:

@@ -54,6 +54,7 @@ class Code(StrEnum):
     WRONG_INSTALLATION_KEY = "wrong_installation_key"
     SERVER_UNREACHABLE = "server_unreachable"
     ALREADY_RUNNING = "already_running"
+    BACKUP_FAILED = "backup_failed"
     NOT_FOUND = "not_found"
 
 
@@ -158,6 +159,12 @@ class AlreadyRunning(CoursewireError):
     """Another process holds this data directory."""
 
     code = Code.ALREADY_RUNNING
+
+
+class BackupFailed(CoursewireError):
+    """A backup could not be taken, or was not restored."""
+
+    code = Code.BACKUP_FAILED
 
 
 class NotFound(CoursewireError):

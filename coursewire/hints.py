@@ -61,6 +61,8 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         broker_channel_error_retry=True,
         broker_connection_timeout=2,
+        # Of RabbitMQ: a connection that went silent is noticed within two of these.
+        broker_heartbeat=15,
         task_publish_retry=False,
         enable_utc=True,
         broker_transport_options={
@@ -76,7 +78,7 @@ def make_celery(settings: Settings) -> Celery:
             "health_check_interval": 10,
         }
         if redis_broker
-        else {**_ONE_TRY, "confirm_publish": True, "socket_timeout": 5},
+        else {**_ONE_TRY, "confirm_publish": True, "read_timeout": 5, "write_timeout": 5},
     )
     return app
 

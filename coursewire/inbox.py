@@ -121,6 +121,11 @@ def decode(entry_id: bytes, fields: Sequence[bytes] | dict[bytes, bytes], reads:
     return Entry(entry_id.decode(), callback, provider, reads)
 
 
+def received_at(meta: bytes) -> datetime:
+    """From the field `m` of an entry; see `encode`."""
+    return datetime.fromtimestamp(orjson.loads(meta)[3] / 1_000_000, UTC)
+
+
 class Inbox:
     """Raises redis-py's errors: the caller decides whether to spool, to wait or to give up."""
 

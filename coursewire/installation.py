@@ -47,12 +47,17 @@ def ensure_key(settings: Settings) -> bytes:
     return read_key(settings)
 
 
+def fingerprint(key: bytes) -> str:
+    """What the ledger keeps of the key, and a backup: enough to know it again."""
+    return hmac.digest(key, b"coursewire", "sha256").hex()
+
+
 def bind_key(db: Connection, key: bytes) -> None:
     """Refuse a ledger that was written under another key: it would take every resent event for a new one."""
-    fingerprint = hmac.digest(key, b"coursewire", "sha256").hex()
-    db.execute(insert(db, installation).values(name=_FINGERPRINT, value=fingerprint).on_conflict_do_nothing())
+    own = fingerprint(key)
+    db.execute(insert(db, installation).values(name=_FINGERPRINT, value=own).on_conflict_do_nothing())
     kept = db.scalar(select(installation.c.value).where(installation.c.name == _FINGERPRINT))
-    if kept != fingerprint:
+    if kept != own:
         raise CoursewireError(
             "the ledger was written under another installation key", code=Code.WRONG_INSTALLATION_KEY
         )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from zoneinfo import ZoneInfo
 
 from marshmallow import Schema
+from structlog.contextvars import bound_contextvars
 
 from coursewire.errors import InvalidPlugin, NotFound, Verdict
 from coursewire.event import Event
@@ -164,7 +165,7 @@ class Handler:
         outcomes: list[Outcome] = []
         for event in events:
             try:
-                with db.begin_nested():
+                with bound_contextvars(event_id=event.id), db.begin_nested():
                     outcomes.append(list(self.record(event, db) or ()))
             except Verdict as verdict:
                 outcomes.append(verdict)

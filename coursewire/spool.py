@@ -13,13 +13,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 import orjson
 
 from coursewire.errors import NotDurable
-from coursewire.inbox import BATCH_BYTES, Inbox
+from coursewire.inbox import BATCH_BYTES, Inbox, received_at
 
 BUSY_SECONDS = 0.5
 MOVE_COUNT = 500
@@ -111,6 +112,15 @@ class Spool:
     def size(self) -> Size:
         """What waits. Nothing does where there is no file: so it may be asked while no receiver runs."""
         return self._transaction(self._size, write=False) if self.path.exists() else Size(0, 0)
+
+    def oldest(self) -> datetime | None:
+        """When the oldest that waits was received."""
+
+        def select(db: sqlite3.Connection) -> datetime | None:
+            row = db.execute("SELECT meta FROM entries ORDER BY id LIMIT 1").fetchone()
+            return received_at(row[0]) if row else None
+
+        return self._transaction(select, write=False) if self.path.exists() else None
 
     def check(self) -> None:
         """Really write and sync."""

@@ -106,6 +106,20 @@ def heartbeat_option(function: F) -> F:
     )
 
 
+def metrics_options(function: F) -> F:
+    """For processes that serve nothing else: the function gets `metrics_host` and `metrics_port` (0: off)."""
+    port = click.option(
+        "--metrics-port",
+        default=0,
+        type=click.IntRange(0, 65535),
+        help="Serve Prometheus metrics at /metrics on this port. [default: off]",
+    )
+    host = click.option(
+        "--metrics-host", default="127.0.0.1", show_default=True, help="Address for the metrics."
+    )
+    return port(host(function))
+
+
 def process_settings(data_dir: Path, heartbeat_file: Path | None = None) -> Settings:
     """What a process of the stack begins with: its sign of life, the configuration, then its logs."""
     from coursewire import heartbeat

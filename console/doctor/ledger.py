@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
-from console.findings import Finding
+from console.doctor.finding import Finding
 from console.options import open_existing_ledger
 from console.tables import counted
 from coursewire.errors import Code, CoursewireError

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from console.findings import Finding, Verdict
-from console.findings_ledger import belongs_to
+from console.doctor.finding import Finding, Status
+from console.doctor.ledger import belongs_to
 from console.tables import age
 from console.valkey import OLDEST_MAJOR
 from coursewire.errors import CoursewireError, sanitized
@@ -92,7 +92,7 @@ def look_at_receiver(settings: Settings) -> Finding:
     status = str(answer.document.get("status", ""))
     if answer.status == 200 and status == "ready":
         return Finding("receiver", "good", f"is ready at {settings.public_url}")
-    verdict: Verdict = "warning" if answer.status == 200 and status else "bad"
+    verdict: Status = "warning" if answer.status == 200 and status else "bad"
     return Finding("receiver", verdict, f"{url} says {answer.status} {status}".rstrip())
 
 

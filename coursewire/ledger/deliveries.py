@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlalchemy import (
     Select,
     Uuid,
     any_,
+    case,
     exists,
     func,
     literal,
@@ -152,13 +153,26 @@ def finish(
 
 
 def fail(db: Connection, claim: Claim, decisions: Iterable[tuple[str, Decision]]) -> None:
-    """Write attempts that failed, and what follows for their deliveries, where the token still holds."""
+    """Write attempts that failed, and what follows for their deliveries, where the token still holds.
+
+    What differs in nothing but the time of the next attempt is written together.
+    """
+    alike: dict[Decision, dict[str, datetime | None]] = {}
     for event_id, decision in decisions:
+        alike.setdefault(replace(decision, due_at=None), {})[event_id] = decision.due_at
+    for decision, due_at in alike.items():
         values = _next(db, decision)
         if decision.attempts is not None:
             values["attempts"] = decision.attempts
-        _attempted(db, claim.handler, claim.token, [event_id], decision)
-        _where_held(db, claim, [event_id], **values)
+        times = [
+            (deliveries.c.event_id == event_id, literal(at, Instant))
+            for event_id, at in due_at.items()
+            if at is not None
+        ]
+        if times:
+            values["due_at"] = case(*times, else_=deliveries.c.due_at)
+        _attempted(db, claim.handler, claim.token, list(due_at), decision)
+        _where_held(db, claim, list(due_at), **values)
 
 
 def give_back(db: Connection, claim: Claim) -> None:
@@ -177,12 +191,15 @@ def running(db: Connection) -> list[tuple[str, str]]:
 
 
 def abandoned(db: Connection, handler: str, token: str) -> list[tuple[str, int]]:
-    """The deliveries of a claim whose worker is gone, locked: event id and crashes so far."""
+    """The deliveries of a claim whose worker is gone, locked: event id and crashes so far.
+
+    Passes over those that the worker still holds locked: it was stopped within a transaction.
+    """
     statement = (
         select(deliveries.c.event_id, deliveries.c.crashes)
         .where(deliveries.c.handler == handler, deliveries.c.token == token, is_running)
         .order_by(deliveries.c.event_id)
-        .with_for_update()
+        .with_for_update(skip_locked=True)
     )
     return [(event_id, crashes) for event_id, crashes in db.execute(statement)]
 

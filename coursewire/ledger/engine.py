@@ -14,6 +14,9 @@ from sqlalchemy.pool import QueuePool
 from coursewire.settings import Settings
 
 BUSY_SECONDS = 20
+# A process that was stopped within a transaction loses it before those who wait for its locks give up, so
+# that they go on as if nothing had been. Both are shorter than a task's time limit.
+OPTIONS = "-c idle_in_transaction_session_timeout=15s -c lock_timeout=20s"
 
 
 def open_ledger(settings: Settings) -> Engine:
@@ -21,7 +24,7 @@ def open_ledger(settings: Settings) -> Engine:
     url = make_url(settings.database_url)
     if url.get_backend_name() == "sqlite":
         return _sqlite(settings)
-    return create_engine(
+    engine = create_engine(
         url,
         hide_parameters=True,  # they are personal data, and would stand in tracebacks
         isolation_level="READ COMMITTED",
@@ -32,10 +35,14 @@ def open_ledger(settings: Settings) -> Engine:
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,  # milliseconds
             "application_name": "coursewire",
-            "options": "-c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
+            "options": OPTIONS,
         },
     )
+    # Also where nothing is returned: psycopg would send a statement for each row.
+    engine.dialect.use_insertmanyvalues_wo_returning = True
+    return engine
 
 
 def _sqlite(settings: Settings) -> Engine:

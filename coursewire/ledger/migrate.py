@@ -49,24 +49,35 @@ def check(settings: Settings) -> None:
     engine = open_ledger(settings)
     try:
         with reading(engine) as db:
-            # Not by Alembic: its import would cost each worker a third of a second at its start.
-            migrated = inspect(db).has_table("alembic_version")
-            current = db.scalar(text("SELECT version_num FROM alembic_version")) if migrated else None
+            current = revision(db)
     except DBAPIError as exc:
         raise ServerUnreachable(f"the ledger does not answer: {type(exc.orig).__name__}") from exc
     finally:
         engine.dispose()
-    # A migration's file begins with its revision, and they are numbered.
-    known = sorted(file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
-    # A revision that this program does not know is a newer program's: migrations are additive.
-    if current is None or current in known[:-1]:
+    if current is None or current < known_revisions()[-1]:
         raise LedgerOutdated
+
+
+def known_revisions() -> list[str]:
+    """This program's migrations, the oldest first: a file's name begins with its revision, a number."""
+    return sorted(file.name.partition("_")[0] for file in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+
+
+def revision(db: Connection) -> str | None:
+    """That of the ledger; None before it was ever migrated. A higher one than ours is a newer program's."""
+    # Not by Alembic: its import would cost each worker a third of a second at its start.
+    if not inspect(db).has_table("alembic_version"):
+        return None
+    found: str | None = db.scalar(text("SELECT version_num FROM alembic_version"))
+    return found
 
 
 def _upgrade(db: Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
+    if (revision(db) or "") > known_revisions()[-1]:
+        return  # the program was rolled back; migrations are additive, so it works on what the newer one left
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = db

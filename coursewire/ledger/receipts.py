@@ -46,6 +46,14 @@ class Read:
         return self.entry.callback.receipt
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a batch added to the ledger: its items; source and outcome of each callback that is new there."""
+
+    entered: Sequence[Entered] = ()
+    outcomes: Sequence[tuple[str, Outcome]] = ()
+
+
 _WORST = (Outcome.QUARANTINED, Outcome.EVENTS, Outcome.DUPLICATE, Outcome.IGNORED)
 
 
@@ -55,11 +63,11 @@ class Raced(CoursewireError):
 
 def write(
     db: Connection, batch: Sequence[Read], secret: bytes, wants: Mapping[str, Iterable[str]]
-) -> list[Entered]:
+) -> Written:
     """Write a batch. A receipt that is there already is passed over: its entry was read a second time."""
     fresh = _without_known(db, batch)
     if not fresh:
-        return []
+        return Written()
     entered = enter(db, candidates_of(fresh), secret, wants)
     outcomes = settle(db, fresh, entered)
     rows = [_receipt_row(read, outcomes[read.receipt]) for read in fresh]
@@ -78,7 +86,7 @@ def write(
             for read in fresh
         ],
     )
-    return entered
+    return Written(entered, [(read.entry.callback.source, outcomes[read.receipt]) for read in fresh])
 
 
 def candidates_of(batch: Sequence[Read]) -> list[Candidate]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection, Engine, Row, func, literal_column, select, union_all
 
 from coursewire.inbox import Depth, Inbox
@@ -127,11 +126,9 @@ REPORTED = (
 
 def _before_the_ledger(inbox: Inbox, spool: Spool) -> _Waiting:
     spooled = spool.size().waiting
-    first = spool.take(1, 1) if spooled else []
+    first = spool.oldest() if spooled else None
     depth = inbox.depth()
-    oldest = [_received_at(entry[b"m"]) for _, entry in first]
-    if depth.oldest is not None:
-        oldest.append(depth.oldest)
+    oldest = [moment for moment in (first, depth.oldest) if moment is not None]
     return _Waiting(spooled, depth, inbox.generation(), min(oldest, default=None))
 
 
@@ -184,11 +181,6 @@ def _unfinished(db: Connection) -> Sequence[Row[Any]]:
         .group_by(receipts.c.outcome, receipts.c.source, callbacks.c.waits)
     )
     return db.execute(statement).all()
-
-
-def _received_at(meta: bytes) -> datetime:
-    """Of a spooled entry; see `inbox.encode`."""
-    return datetime.fromtimestamp(orjson.loads(meta)[3] / 1_000_000, UTC)
 
 
 def _age(moment: datetime) -> float:

@@ -193,6 +193,19 @@ handlers = Table(
     Column("retired_at", Instant),
 )
 
+# Who works on this ledger, by their own word; see `ledger.processes`.
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", _id, primary_key=True),
+    Column("kind", String(16), nullable=False),  # worker, sweep
+    Column("host", String(255), nullable=False),
+    Column("queues", JSON, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),  # by the database's clock
+    Column("clock_at", Instant, nullable=False),  # at the same moment, by the process's own
+)
+
 deliveries = Table(
     "deliveries",
     metadata,

@@ -12,9 +12,11 @@ from sqlalchemy import inspect, select, text
 from coursewire.errors import Code, CoursewireError, InvalidConfiguration, LedgerOutdated
 from coursewire.installation import KEY_NAME, read_key
 from coursewire.ledger.engine import open_ledger
-from coursewire.ledger.migrate import check, migrate
+from coursewire.ledger.migrate import check, known_revisions, migrate
 from coursewire.ledger.tables import handlers, metadata
 from coursewire.settings import build_settings
+from workers.app import main as worker
+from workers.sweep import main as sweep
 
 HANDLERS = {"audit": {}, "certificates": {}}
 
@@ -100,3 +102,24 @@ def test_another_installation_key_is_refused(settings):
 def test_without_a_key_workers_say_what_to_do(settings):
     with pytest.raises(InvalidConfiguration, match="coursewire migrate"):
         read_key(settings)
+
+
+def test_workers_and_sweep_refuse_an_older_ledger(settings):
+    """The receiver does not use the ledger: it takes callbacks all the while."""
+    migrate(settings)
+    known = known_revisions()
+    assert known == sorted(known)
+    for revision in known[:-1]:
+        query(settings, text(f"UPDATE alembic_version SET version_num = '{revision}' RETURNING 1"))
+        with pytest.raises(LedgerOutdated):
+            worker(settings, ["ingest"])
+        with pytest.raises(LedgerOutdated):
+            sweep(settings)
+
+
+def test_a_program_that_was_rolled_back_leaves_a_newer_ledger_alone(settings):
+    """Migrations are additive: `up` of the older release migrates before it starts, and must start."""
+    migrate(settings)
+    query(settings, text("UPDATE alembic_version SET version_num = '9999' RETURNING 1"))
+    assert migrate(settings) == []
+    assert query(settings, text("SELECT version_num FROM alembic_version")) == [("9999",)]

@@ -30,8 +30,9 @@ def all_commands() -> list[tuple[str, click.Command]]:
 def test_the_commands_are_those_of_the_handbook() -> None:
     """One file each."""
     assert [name for name, _ in all_commands() if " " not in name] == [
-        "certificates", "check", "dead-letters", "doctor", "events", "explain", "handlers", "migrate",
-        "progress", "quarantine", "receiver", "replay", "send", "sources", "stats", "sweep", "up", "worker",
+        "backup", "certificates", "check", "dead-letters", "doctor", "events", "explain", "handlers",
+        "migrate", "progress", "quarantine", "receiver", "replay", "restore", "send", "sources", "stats",
+        "sweep", "up", "worker",
     ]  # fmt: skip
 
 

@@ -78,3 +78,21 @@ def test_every_handler_and_provider_is_named_in_the_readme():
         if point.dist is not None and point.dist.name == "coursewire"
     }
     assert {name for name in ours if f"`{name}`" not in README} == set()
+
+
+def test_alerts_are_over_metrics_that_there_are():
+    operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    metrics = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    named = {name.removesuffix("_bucket") for name in re.findall(r"coursewire_[a-z_]+(?=[{\[)])", operations)}
+    assert {name for name in named if f"`{name}`" not in metrics} == set()
+    assert len(named) >= 8
+
+
+def test_operations_names_commands_that_there_are():
+    from console.cli import main
+
+    operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^coursewire ([a-z-]+)|`coursewire ([a-z-]+)", operations, re.MULTILINE))
+    with main.make_context("coursewire", ["--help"], resilient_parsing=True) as context:
+        commands = set(main.list_commands(context))
+    assert {first or second for first, second in named} <= commands

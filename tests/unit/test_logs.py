@@ -77,6 +77,13 @@ def test_an_exception_is_written_without_its_message(configured, logger):
     assert "personal" not in json.dumps(line)
 
 
+def test_an_exception_in_the_words_of_another_library_loses_its_message_too(configured):
+    lines = configured("info")
+    logging.getLogger("celery").error("unrecoverable: %r of %s", ValueError("personal data"), "queue")
+    (line,) = lines()
+    assert line["event"] == "unrecoverable: 'ValueError' of queue"
+
+
 def test_our_own_exceptions_keep_their_words(configured):
     """They are written to be shown."""
     lines = configured("info")

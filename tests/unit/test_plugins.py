@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -153,7 +154,7 @@ class OnlyBatch(Handler):
 @pytest.mark.parametrize("plugin", [OnlyRecord, OnlyBatch])
 def test_record_and_record_batch_follow_from_each_other(plugin: type[Handler]) -> None:
     """A class writes either; the other one gives the same verdicts."""
-    event: Any = object()
+    event: Any = SimpleNamespace(id="e")
     handler = plugin("h", {})
     assert handler.kind == "record"
     engine = create_engine("sqlite://")
