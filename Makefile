@@ -18,8 +18,9 @@ setup: .venv/.installed
 run: setup
 	.venv/bin/coursewire up --samples --data-dir .coursewire/demo $(ARGS)
 
+# As many at once as there are cores, at most four: each brings servers of its own. ARGS="-n 0" for one by one.
 test: setup
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: setup
 	.venv/bin/uv lock --check --quiet

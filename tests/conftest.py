@@ -1,4 +1,4 @@
-"""What every test shares: a clean environment and private servers. Fixtures start what `coursewire up` starts."""
+"""What every test shares: a clean environment, private servers, and a pipeline in this process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from workers.deliver import Deliverer
 from workers.ingest import run_once
 
 sys.path.insert(0, str(Path(__file__).parent))
-import servers  # noqa: E402 - tests are no package: what they share is found by its folder
+import servers  # tests are no package: what they share is found by its folder
 
 # A developer's own configuration must not reach a test.
 for name in [name for name in os.environ if name.startswith("COURSEWIRE_")]:
@@ -42,6 +42,20 @@ def valkey() -> Iterator[str]:
     """The URL of a private Valkey, synced to disk at each write, for all tests of this process."""
     with servers.redis() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def redis_7() -> Iterator[str]:
+    """The URL of a private Redis 7.0 of this machine, synced to disk at each write."""
+    with servers.redis("redis") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[servers.Server]:
+    """A private RabbitMQ. Who stops it starts it again; isolate by a fresh `namespace`."""
+    with servers.rabbitmq_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

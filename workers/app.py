@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -15,10 +16,12 @@ from coursewire.errors import InvalidConfiguration
 from coursewire.handlers import configured
 from coursewire.hints import INGEST, broker_queue, handler_of, handler_queue, make_celery, task_name
 from coursewire.ledger.migrate import check
+from coursewire.ledger.processes import WORKER
 from coursewire.settings import Settings
 from workers.context import Context, task_limit_seconds
 from workers.deliver import Deliverer
 from workers.ingest import ingest
+from workers.presence import present
 
 log = structlog.get_logger()
 
@@ -107,6 +110,7 @@ def main(
     names = expand_queues(settings, queues)
     check(settings)
     app = make_app(settings, names)
+    app.conf.worker_consumer = "workers.consumer:HintConsumer"
     setup_logging.connect(_keep_our_logging, weak=False)
     if on_ready is not None:
         ready = on_ready
@@ -121,7 +125,10 @@ def main(
         without_heartbeat=True,
         quiet=True,
     )
-    worker.start()
+    # Celery says there, in plain text, that it was asked to stop.
+    sys.__stdout__ = None  # type: ignore[misc]
+    with present(settings, WORKER, names):
+        worker.start()
 
 
 def _keep_our_logging(**_: Any) -> None:

@@ -13,8 +13,9 @@ from coursewire.hints import Hints
 from coursewire.inbox import Inbox, connect
 from coursewire.installation import read_key
 from coursewire.ledger.engine import open_ledger
+from coursewire.metrics import WorkMetrics
 from coursewire.plugins import Handler
-from coursewire.settings import Settings
+from coursewire.settings import Settings, load_settings
 from workers.read import Reader, load_providers
 
 REDIS_TIMEOUT_SECONDS = 5.0
@@ -32,6 +33,7 @@ class Context:
     hints: Hints
     reader: Reader
     secret: bytes
+    metrics: WorkMetrics
 
     @classmethod
     def open(cls, settings: Settings, app: Celery) -> Context:
@@ -41,8 +43,13 @@ class Context:
             engine=open_ledger(settings),
             inbox=Inbox(redis, settings.namespace),
             hints=Hints(settings, redis, app),
-            reader=Reader(settings.sources, load_providers(settings)),
+            reader=Reader(
+                settings.sources,
+                load_providers(settings),
+                refresh=lambda: load_settings(settings.data_dir),
+            ),
             secret=read_key(settings),
+            metrics=WorkMetrics(settings.sources),
         )
 
     @cached_property

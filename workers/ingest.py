@@ -9,14 +9,14 @@ import structlog
 from redis.exceptions import ResponseError
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from structlog.contextvars import bound_contextvars
 
 from coursewire.errors import sanitized
 from coursewire.hints import INGEST, handler_queue
 from coursewire.inbox import Entry
 from coursewire.ledger import receipts, registry
-from coursewire.ledger.events import Entered
 from coursewire.ledger.inbox_generations import note_generation
-from coursewire.ledger.receipts import Raced, Read
+from coursewire.ledger.receipts import Raced, Read, Written
 from workers.context import TIME_SLICE_SECONDS, Context
 
 log = structlog.get_logger()
@@ -57,7 +57,7 @@ def run_once(ctx: Context) -> bool:
 def ingest_batch(ctx: Context, entries: Sequence[Entry]) -> None:
     """Take these entries to the ledger, together or else one by one. Raises faults of the database."""
     try:
-        entered = _write(ctx, [_read(ctx, entry) for entry in entries])
+        written = _write(ctx, [_read(ctx, entry) for entry in entries])
     except Exception as exc:
         if _is_database_fault(exc):
             ctx.inbox.give_back(entries)
@@ -77,15 +77,17 @@ def ingest_batch(ctx: Context, entries: Sequence[Entry]) -> None:
             )
         return
     # From here the ledger has them: forgetting them, and hinting, may fail without harm.
+    ctx.metrics.ingested(written)
     ctx.inbox.finish([entry.id for entry in entries])
-    ctx.hints.send(sorted({handler_queue(handler) for each in entered for handler in each.wanted}))
+    ctx.hints.send(sorted({handler_queue(handler) for each in written.entered for handler in each.wanted}))
 
 
 def _read(ctx: Context, entry: Entry) -> Read:
-    return ctx.reader.set_aside(entry) if entry.reads > MAX_READS else ctx.reader.read(entry)
+    with bound_contextvars(receipt=entry.callback.receipt):
+        return ctx.reader.set_aside(entry) if entry.reads > MAX_READS else ctx.reader.read(entry)
 
 
-def _write(ctx: Context, batch: Sequence[Read]) -> list[Entered]:
+def _write(ctx: Context, batch: Sequence[Read]) -> Written:
     with ctx.engine.begin() as db:
         return receipts.write(db, batch, ctx.secret, registry.wanted(db))
 
@@ -95,4 +97,3 @@ def _is_database_fault(exc: Exception) -> bool:
     if isinstance(exc, DataError | IntegrityError):
         return False
     return isinstance(exc, DBAPIError | PoolTimeout | Raced)
-

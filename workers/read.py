@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -42,23 +43,51 @@ def load_providers(settings: Settings) -> dict[str, Provider]:
     return providers
 
 
-class Reader:
-    """Reads callbacks with today's schemas and sources."""
+# A source that is nowhere must not make a worker read its configuration all the time.
+REFRESH_SECONDS = 1.0
 
-    def __init__(self, sources: Mapping[str, Source], providers: Mapping[str, Provider]) -> None:
+
+class Reader:
+    """Reads callbacks with today's schemas and sources.
+
+    `refresh` gives the settings as they are now: the receiver may know a new source a moment before the
+    workers are started again.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        providers: Mapping[str, Provider],
+        refresh: Callable[[], Settings] | None = None,
+    ) -> None:
         self._sources = sources
         self._providers = providers
+        self._refresh = refresh
+        self._refreshed_at = -REFRESH_SECONDS
 
     def read(self, entry: Entry) -> Read:
         """Never raises for a body: what is wrong with it becomes a problem."""
         callback = entry.callback
-        source = self._sources.get(callback.source)
+        source = self._sources.get(callback.source) or self._new_source(callback.source)
         if source is None:
             problem = Problem(Code.UNKNOWN_SOURCE, {"source": ["is not in this worker's configuration"]})
             return Read(entry, self.redact(entry), [problem])
         provider = self._providers[source.provider]
         entry = replace(entry, provider=source.provider)
         return Read(entry, self.redact(entry), self._items(callback, provider, source))
+
+    def _new_source(self, name: str) -> Source | None:
+        if self._refresh is None or time.monotonic() - self._refreshed_at < REFRESH_SECONDS:
+            return None
+        self._refreshed_at = time.monotonic()
+        try:
+            settings = self._refresh()
+            providers = load_providers(settings)
+        except CoursewireError as exc:
+            log.warning("configuration could not be read again", code=exc.code, error=exc.detail)
+            return None
+        self._sources, self._providers = settings.sources, providers
+        return self._sources.get(name)
 
     def set_aside(self, entry: Entry) -> Read:
         """A callback whose every reading ended without an end: quarantined unparsed."""

@@ -10,19 +10,25 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Generic, TypeVar
 
 import structlog
 
+from coursewire.exposition import serving, text
 from coursewire.hints import INGEST, handler_of, handler_queue, make_celery
 from coursewire.ledger import deliveries
+from coursewire.ledger.backlog import take_backlog
 from coursewire.ledger.migrate import check
+from coursewire.ledger.processes import SWEEP
 from coursewire.ledger.tables import utc_now
+from coursewire.metrics import BacklogMetrics
 from coursewire.plugins import Handler
 from coursewire.settings import Settings
 from workers import ingest
 from workers.context import Context, lease_seconds
 from workers.deliver import Deliverer
+from workers.presence import present
 from workers.retry import judge_crash
 
 log = structlog.get_logger()
@@ -31,6 +37,9 @@ T = TypeVar("T")
 
 # A queue that holds so many hints needs no more of them; its workers are busy or away.
 HINTS_ENOUGH = 4
+# The pause between two measures of the backlog, and how many times a measure's own time it is at least.
+MEASURE_SECONDS = 5.0
+MEASURE_SHARE = 20
 
 
 class Watch(Generic[T]):
@@ -47,15 +56,19 @@ class Watch(Generic[T]):
 
 
 class Sweep:
-    def __init__(self, ctx: Context) -> None:
+    """`backlog` is shown what waits, every few seconds; None where nobody looks."""
+
+    def __init__(self, ctx: Context, backlog: BacklogMetrics | None = None) -> None:
         self._ctx = ctx
+        self._backlog = backlog
+        self._measure_at = 0.0
         self._claims: Watch[tuple[str, str]] = Watch()
         self._entries: Watch[tuple[str, int]] = Watch()
         self._deliverers: dict[str, Deliverer] = {}
 
     def look(self) -> None:
         """One look at everything. A part that fails is logged and does not keep the others."""
-        for part in (self._inbox, self._abandoned_claims, self._due):
+        for part in (self._inbox, self._abandoned_claims, self._due, self._measure):
             try:
                 part()
             except Exception as exc:  # noqa: BLE001 - servers come back; the next look tries again
@@ -90,6 +103,7 @@ class Sweep:
         with self._ctx.engine.begin() as db:
             lost = deliveries.abandoned(db, handler, token)
             alike: dict[int, list[str]] = {}
+            crashed: list[str] = []
             for event_id, crashes in lost:
                 alike.setdefault(crashes + 1, []).append(event_id)
             for crashes, event_ids in alike.items():
@@ -100,6 +114,7 @@ class Sweep:
                     random.random(),  # noqa: S311 - jitter
                 )
                 deliveries.crash(db, handler, token, event_ids, decision)
+                crashed += [decision.outcome] * len(event_ids)
                 log.warning(
                     "deliveries given back",
                     handler=handler,
@@ -107,12 +122,26 @@ class Sweep:
                     crashes=crashes,
                     state=decision.state.value,
                 )
+        self._ctx.metrics.attempted(handler, crashed)
 
     def _due(self) -> None:
         with self._ctx.engine.begin() as db:
             due = deliveries.due_handlers(db)
         for handler in due:
             self._wake(handler_queue(handler))
+
+    def _measure(self) -> None:
+        began = time.monotonic()
+        if self._backlog is None or began < self._measure_at:
+            return
+        try:
+            self._backlog.show(take_backlog(self._ctx.engine, self._ctx.inbox))
+        except Exception:
+            self._backlog.show(None)
+            raise
+        finally:
+            took = time.monotonic() - began
+            self._measure_at = began + max(MEASURE_SECONDS, took * MEASURE_SHARE)
 
     def _wake(self, queue: str) -> None:
         """Hint a queue; where no hint can be sent, do one batch of its work here."""
@@ -142,15 +171,27 @@ class Sweep:
         return configured.plugin if configured else Handler
 
 
-def main(settings: Settings, *, on_ready: Callable[[], None] | None = None) -> None:
-    """Sweep until SIGTERM or SIGINT."""
+def main(
+    settings: Settings,
+    *,
+    on_ready: Callable[[], None] | None = None,
+    metrics_host: str = "127.0.0.1",
+    metrics_port: int = 0,
+) -> None:
+    """Sweep until SIGTERM or SIGINT. At port 0 no metrics are served."""
     check(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    sweep = Sweep(Context.open(settings, make_celery(settings)))
+    ctx = Context.open(settings, make_celery(settings))
+    backlog = BacklogMetrics(settings.sources) if metrics_port else None
+    if backlog is not None:
+        ctx.metrics.registry.register(backlog)
+    sweep = Sweep(ctx, backlog)
     if on_ready is not None:
         on_ready()
-    while not stop.is_set():
-        sweep.look()
-        stop.wait(settings.sweep_interval_seconds)
+    metrics = serving(metrics_host, metrics_port, partial(text, ctx.metrics.registry))
+    with metrics, present(settings, SWEEP, []):
+        while not stop.is_set():
+            sweep.look()
+            stop.wait(settings.sweep_interval_seconds)

@@ -1,4 +1,7 @@
-"""Real processes, each started alone as in production, and killed in mid-flight: nothing lost, nothing doubled."""
+"""Real processes, each started alone as in production, killed in mid-flight: nothing lost, nothing doubled.
+
+The same on every set of servers that production may use.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from servers import Server, postgresql_server, redis_server
 from sqlalchemy import func, select
 
+from coursewire.hints import broker_queue, make_celery
 from coursewire.ledger.engine import open_ledger, reading
 from coursewire.ledger.tables import OPEN, attempts, audit, deliveries, duplicates, events, receipts
 from coursewire.settings import Settings, load_settings
@@ -46,10 +53,19 @@ batch = 5
 """
 
 
-class Installation:
-    """Parts of one installation, on the test's own Valkey."""
+# Ledger, inbox, and the broker where that is not the inbox's server: names of fixtures.
+SERVERS = {
+    "sqlite+valkey": (None, "valkey", None),
+    "postgresql+valkey": ("postgresql", "valkey", None),
+    "postgresql+valkey+rabbitmq": ("postgresql", "valkey", "rabbitmq"),
+    "postgresql+redis7": ("postgresql", "redis_7", None),
+}
 
-    def __init__(self, data_dir: Path, valkey: str) -> None:
+
+class Installation:
+    """Parts of one installation. `servers`: the environment that names them."""
+
+    def __init__(self, data_dir: Path, servers: Mapping[str, str]) -> None:
         data_dir.mkdir(mode=0o700)
         (data_dir / "coursewire.toml").write_text(CONFIG)
         (data_dir / "coursewire.toml").chmod(0o600)
@@ -57,20 +73,21 @@ class Installation:
         self.environment = {
             **os.environ,
             "COURSEWIRE_DATA_DIR": str(data_dir),
-            "COURSEWIRE_REDIS_URL": valkey,
+            **servers,
             "COURSEWIRE_NAMESPACE": f"t{uuid4().hex[:12]}",
         }
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.parts: list[subprocess.Popen[bytes]] = []
-        self.log = (data_dir / "log").open("wb")
+        self.log_path = data_dir / "log"
+        self.log = self.log_path.open("wb")
         subprocess.run([COURSEWIRE, "migrate"], env=self.environment, check=True, capture_output=True)
+        given = {name: value for name, value in self.environment.items() if name not in os.environ}
+        keys = {name.removeprefix("COURSEWIRE_").lower(): value for name, value in given.items()}
+        del keys["data_dir"]
+        self.settings: Settings = load_settings(data_dir, **keys)
         self.engine = open_ledger(self.settings)
-
-    @property
-    def settings(self) -> Settings:
-        return load_settings(self.data_dir)
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         part = subprocess.Popen(
@@ -128,25 +145,48 @@ class Installation:
                 late.append(part.args)
                 os.killpg(part.pid, signal.SIGKILL)
                 part.wait()
+        self.parts = []
         self.engine.dispose()
         self.log.close()
         assert late == []
 
 
 @pytest.fixture
-def installation(tmp_path: Path, valkey: str, monkeypatch, until) -> Iterator[Installation]:
-    made = Installation(tmp_path / "data", valkey)
-    for name in ("REDIS_URL", "NAMESPACE"):
-        monkeypatch.setenv(f"COURSEWIRE_{name}", made.environment[f"COURSEWIRE_{name}"])
-    made.engine.dispose()
-    made.engine = open_ledger(made.settings)
-    made.start("receiver", "--port", str(made.port))
-    made.start("sweep")
-    until(made.ready, seconds=30, what="the receiver")
-    try:
-        yield made
-    finally:
-        made.stop()
+def make_installation(tmp_path: Path, until) -> Iterator[Callable[..., Installation]]:
+    made: list[Installation] = []
+
+    def make(ledger: str | None, inbox: str, broker: str | None = None) -> Installation:
+        urls = {"DATABASE_URL": ledger, "REDIS_URL": inbox, "BROKER_URL": broker}
+        servers = {f"COURSEWIRE_{name}": url for name, url in urls.items() if url is not None}
+        made.append(Installation(tmp_path / "data", servers))
+        made[0].start("receiver", "--port", str(made[0].port))
+        made[0].start("sweep")
+        until(made[0].ready, seconds=30, what="the receiver")
+        return made[0]
+
+    yield make
+    for each in made:
+        if each.parts:
+            each.stop()
+
+
+@pytest.fixture(params=SERVERS)
+def installation(request: pytest.FixtureRequest, make_installation) -> Installation:
+    """One on each set of servers in turn, with a receiver and a sweep."""
+    found = [name and request.getfixturevalue(name) for name in SERVERS[request.param]]
+    return make_installation(*(getattr(each, "url", each) for each in found))
+
+
+@pytest.fixture(params=["valkey", "rabbitmq"])
+def broker(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A broker apart from the inbox, so that it can be stopped."""
+    if request.param == "rabbitmq":
+        server = request.getfixturevalue("rabbitmq")
+        yield server
+        server.start()
+    else:
+        with redis_server() as server:
+            yield server
 
 
 def completion(number: int, *, passed: bool = True, grade: float = 91.0) -> bytes:
@@ -210,22 +250,135 @@ def test_a_regrade_from_failed_to_passed_is_a_new_event_and_a_certificate(instal
 
 def test_hints_made_by_hand_and_bodies_that_are_garbage_kill_no_worker(installation, until):
     """A hint with arguments, an unknown task, and messages that are no messages."""
-    from redis import Redis
-
     ingest = installation.start("worker", "--queues", "ingest")
     handlers = installation.start("worker", "--queues", "handlers")
-    namespace = installation.settings.namespace
-    redis = Redis.from_url(installation.settings.redis_url)
     installation.post(completion(1))
     until(lambda: installation.at_rest(1), seconds=30, what="the first")
-    from coursewire.hints import make_celery
-
-    app = make_celery(installation.settings)
-    for task in ("coursewire.ingest", "coursewire.nothing"):
-        app.send_task(task, args=[1, {"x": None}], kwargs={"y": 2}, queue=f"{namespace}.ingest")
-    app.close()
-    installation.post_all([completion(number) for number in range(2, 12)] + [b"\x00\xff", b"[" * 5000])
-    until(lambda: installation.at_rest(13), seconds=30, what="the rest")
+    with make_celery(installation.settings) as app:
+        queue = broker_queue(installation.settings, "ingest")
+        for task in ("coursewire.ingest", "coursewire.nothing"):
+            app.send_task(task, args=[1, {"x": None}], kwargs={"y": 2}, queue=queue)
+        send_what_is_no_message(app, queue)
+        installation.post_all([completion(number) for number in range(2, 12)] + [b"\x00\xff", b"[" * 5000])
+        until(lambda: installation.at_rest(13), seconds=30, what="the rest")
+        until(lambda: waiting(app, queue) == 0, seconds=30, what="the end of what is no message")
     assert (ingest.poll(), handlers.poll()) == (None, None)
     assert installation.count(receipts, receipts.c.outcome == "quarantined") == 2
-    redis.close()
+
+
+def send_what_is_no_message(app, queue: str) -> None:
+    known = {"task": "coursewire.ingest", "id": str(uuid4())}
+    bodies = [
+        "[]",
+        "[1, 2]",
+        "{}",
+        "7",
+        "null",
+        "{",
+        "",
+        '"x"',
+        "[[], {}, {}]",
+        "[1, 2, 3]",
+        "[[], {}, null]",
+    ]
+    sent = [({**known}, body, "application/json") for body in bodies]
+    sent += [({}, body, "application/json") for body in bodies]
+    sent += [(known, b"\x80\x04.", "application/x-python-serialize"), (known, "x", "no/type")]
+    sent += [({**known, "eta": "never"}, "[[], {}, {}]", "application/json")]
+    sent += [({**known, "expires": 7}, "[[], {}, {}]", "application/json")]
+    sent += [({**known, "timelimit": "x"}, "[[], {}, {}]", "application/json")]
+    sent += [
+        ({"task": ["x"]}, "[[], {}, {}]", "application/json"),
+        ({"task": None}, "[]", "application/json"),
+    ]
+    with app.connection_for_write() as connection, connection.channel() as channel:
+        producer = connection.Producer(channel)
+        for headers, body, content_type in sent:
+            producer.publish(
+                body,
+                routing_key=queue,
+                exchange="" if connection.transport.driver_type == "amqp" else queue,
+                headers=headers,
+                content_type=content_type,
+                content_encoding="utf-8" if isinstance(body, str) else "binary",
+            )
+
+
+def waiting(app, queue: str) -> int:
+    with app.connection_for_write() as connection, connection.channel() as channel:
+        return channel.queue_declare(queue=queue, durable=True, auto_delete=False).message_count
+
+
+def test_a_broker_that_was_emptied_or_away_loses_nothing(
+    make_installation, postgresql, valkey, broker, until
+):
+    """Away at the start, for a while, and emptied: the sweep does the work meanwhile, then the workers do."""
+    broker.stop()
+    installation = make_installation(postgresql, valkey, broker.url)
+    workers = [installation.start("worker", "--queues", queues) for queues in ("ingest", "handlers")]
+    installation.post_all([completion(number) for number in range(10)])
+    until(lambda: installation.at_rest(10), seconds=60, what="the work of the sweep")
+
+    broker.start()
+    app = make_celery(installation.settings)
+    queues = [broker_queue(installation.settings, name) for name in ("ingest", "handler.audit")]
+    until(lambda: consumed(app, queues), seconds=60, what="workers that are back")
+    installation.post_all([completion(number) for number in range(10, 40)])
+    until(lambda: installation.at_rest(40), seconds=30, what="the work of the workers")
+
+    broker.stop()
+    installation.post_all([completion(number) for number in range(40, 60)])
+    until(lambda: installation.count(receipts) == 60, seconds=60, what="ingest by the sweep")
+    broker.start()
+    until(lambda: consumed(app, queues), seconds=60, what="workers that are back again")
+
+    for number in range(60, 180, 20):
+        installation.post_all([completion(each) for each in range(number, number + 20)])
+        each_queue(app, queues, "queue_purge")
+    each_queue(app, queues, "queue_delete")
+    installation.post_all([completion(number) for number in range(180, 200)])
+    until(lambda: installation.at_rest(200), seconds=60, what="the end of every delivery")
+    assert [worker.poll() for worker in workers] == [None, None]
+    assert installation.count(awarded) == 200
+    assert installation.count(audit, audit.c.kind == "event") == 400
+    assert installation.count(attempts) == 0
+    app.close()
+
+
+def each_queue(app, queues: list[str], command: str) -> None:
+    with app.connection_for_write() as connection, connection.channel() as channel:
+        for queue in queues:
+            getattr(channel, command)(queue)
+
+
+def consumed(app, queues: list[str]) -> bool:
+    """Whether a task for each queue, which does no harm, is taken."""
+    with suppress(Exception):
+        if all(waiting(app, queue) == 0 for queue in queues):
+            for queue in queues:
+                app.send_task("coursewire.nothing", queue=queue, retry=False)
+            until_taken = time.monotonic() + 3
+            while time.monotonic() < until_taken:
+                if all(waiting(app, queue) == 0 for queue in queues):
+                    return True
+    return False
+
+
+def test_a_database_stopped_and_started_under_load_costs_no_attempt(make_installation, valkey, until):
+    """What is acknowledged meanwhile waits in the inbox; workers and sweep live on and resume."""
+    with postgresql_server() as server:
+        installation = make_installation(server.url, valkey)
+        parts = [installation.start("worker", "--queues", queues) for queues in ("ingest", "handlers")]
+        installation.post_all([completion(number) for number in range(200)])
+        until(lambda: installation.count(awarded) >= 5, seconds=40, what="the first certificates")
+        for first in (200, 300):
+            installation.post_all([completion(number) for number in range(first, first + 50)])
+            server.stop()
+            installation.post_all([completion(number) for number in range(first + 50, first + 100)])
+            server.start()
+        until(lambda: installation.at_rest(400), seconds=60, what="the end of every delivery")
+        assert [part.poll() for part in parts] == [None, None]
+        assert installation.count(awarded) == 400
+        assert installation.count(audit, audit.c.kind == "event") == 800
+        assert installation.count(attempts) == 0
+        installation.stop()

@@ -27,6 +27,7 @@ from coursewire.ledger.tables import (
     reappends,
     receipts,
 )
+from coursewire.settings import build_settings
 from workers.ingest import MAX_READS, ingest_batch, run_once
 from workers.read import Reader
 
@@ -303,3 +304,15 @@ def test_a_batch_is_bounded_by_bytes(make_pipeline):
     ingest_batch(pipeline.ctx, pipeline.ctx.inbox.read(500))
     assert outcomes(pipeline) == {"quarantined": 6}
     assert count(pipeline, keys) == 0
+
+
+def test_a_source_that_was_added_a_moment_ago_is_known(make_pipeline, tmp_path):
+    """The receiver takes its callbacks before the workers are started again."""
+    pipeline = make_pipeline()
+    added = {"provider": "digitalchalk", "token": "t"}
+    now = build_settings({"sources": {"chalk": added}}, data_dir=tmp_path)
+    pipeline.append(completion())
+    ctx = dataclasses.replace(pipeline.ctx, reader=Reader({}, {}, refresh=lambda: now))
+    while run_once(ctx):
+        pass
+    assert outcomes(pipeline) == {"events": 1}

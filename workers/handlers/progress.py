@@ -20,10 +20,8 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
-    bindparam,
     select,
     tuple_,
-    update,
 )
 
 from coursewire.errors import Code, Skip
@@ -62,7 +60,6 @@ states = Table(
 )
 KEY = tuple(states.primary_key.columns)
 KEY_NAMES = tuple(column.name for column in KEY)
-KEY_BINDS = tuple(f"of_{name}" for name in KEY_NAMES)
 
 REGISTERED, PROGRESSED, COMPLETED = range(3)
 STAGES: Mapping[str, int] = {
@@ -179,10 +176,13 @@ def _store(db: Connection, told: Mapping[Key, State]) -> None:
         known, key = _state(row), tuple(row[: len(KEY)])
         merged = merge(known, told[key])
         if merged != known:
-            changed.append(dict(zip(KEY_BINDS, key, strict=True)) | _values(merged))
+            changed.append(dict(zip(KEY_NAMES, key, strict=True)) | _values(merged))
     if changed:
-        this_row = (column == bindparam(bind) for column, bind in zip(KEY, KEY_BINDS, strict=True))
-        db.execute(update(states).where(*this_row), changed)
+        # An insert that always meets its row: one statement for all, which an update cannot be, nor an insert
+        # that returns nothing.
+        upsert = insert(db, states)
+        said = {column.name: upsert.excluded[column.name] for column in states.c if column not in set(KEY)}
+        db.execute(upsert.on_conflict_do_update(index_elements=KEY, set_=said).returning(KEY[0]), changed)
 
 
 def _these(keys: Sequence[Key]) -> Select[Any]:
