@@ -87,6 +87,11 @@ def receiver(host: str, port: int) -> Probe:
     return look
 
 
+async def knows(host: str, port: int, source: str) -> bool:
+    """Whether the receiver takes callbacks of this source."""
+    return await _status(host, port, f"/hooks/{source}") == 200
+
+
 def both(first: Probe, second: Probe) -> Probe:
     """As alive as the less alive of two."""
 

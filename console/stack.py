@@ -24,6 +24,7 @@ LOADING_SECONDS = 600.0
 FAILURES = 3
 # On a change of the configuration: longer than any task may take.
 FINISH_SECONDS = 45.0
+KNOWN_SECONDS = 5.0
 # The end of each turn after the order to stop; the last within the 10 s that an operator is promised.
 RECEIVER_STOPPED_SECONDS = 5.5
 WORKERS_STOPPED_SECONDS = 8.2
@@ -94,10 +95,19 @@ class Stack:
         candidate.replace(self._configuration)
         before, self.settings = self.settings, settings
         self._parts[RECEIVER].send(signal.SIGHUP)
+        await self._until_known(sorted(set(settings.sources) - set(before.sources)))
         if _without_secrets(before) != _without_secrets(settings):
             # Beside what may be asked next: a secret that is rotated now counts at once.
             self._stop_rolling()
             self._rolling = asyncio.create_task(self._roll(self._commands.workers(kinds)))
+
+    async def _until_known(self, sources: Iterable[str]) -> None:
+        """Until the receiver takes callbacks of new sources: their URLs work when they are printed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KNOWN_SECONDS):
+                for source in sources:
+                    while not await probes.knows(reachable(self._host), self._port, source):
+                        await asyncio.sleep(0.05)
 
     def _stop_rolling(self) -> None:
         if self._rolling is not None:

@@ -58,8 +58,12 @@ def shared_text() -> bytes:
     # Any of the receiver's processes may be asked, also at the same moment.
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _forget_the_dead(folder)
-        return generate_latest(registry)
+        try:
+            _forget_the_dead(folder)
+            return generate_latest(registry)
+        finally:
+            # Not by closing the file: a child forked meanwhile has it open as well, and would keep the lock.
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 @contextmanager

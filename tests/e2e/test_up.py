@@ -137,6 +137,14 @@ def test_what_hangs_is_started_again(stack: Any, until: Until) -> None:
     until(lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in hung.values()), what="their end")
 
 
+def command_line(stack: Any, part: str) -> str:
+    """Empty while it is started again."""
+    try:
+        return Path(f"/proc/{stack.part(part)}/cmdline").read_text()
+    except (OSError, AssertionError, IndexError, KeyError):
+        return ""
+
+
 def test_a_changed_configuration_is_followed(stack: Any, until: Until) -> None:
     """A new source and a new handler work without a refused connection; what is invalid is not used."""
     path = stack.data_dir / "coursewire.toml"
@@ -169,7 +177,9 @@ def test_a_changed_configuration_is_followed(stack: Any, until: Until) -> None:
         ended.set()
         knocking.join()
     assert set(answers) == {"200"}
-    assert "handler.second-audit" in Path(f"/proc/{stack.part('record')}/cmdline").read_text()
+    until(
+        lambda: "handler.second-audit" in command_line(stack, "record"), seconds=60, what="the record worker"
+    )
 
     good = path.read_text()
     save(path, read(path) | {"sources": {"campus": {"provider": "digitalchalk"}}})  # type: ignore[arg-type]
