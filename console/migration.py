@@ -27,6 +27,8 @@ async def migrate(command: Sequence[str], environment: Mapping[str, str], guard:
     finally:
         kill_group(process.pid)
         guard.forget(process.pid)
+        # Also when we are cancelled: its pipes must be closed before the loop is.
+        await process.communicate()
     if process.returncode:
         _raise_again(complained.decode(errors="replace"))
     kinds: dict[str, str] = json.loads(said)["handlers"]

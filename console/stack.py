@@ -78,6 +78,7 @@ class Stack:
             kinds = await migrating
         finally:
             migrating.cancel()
+            await asyncio.gather(migrating, return_exceptions=True)
         for name, arguments in self._commands.workers(kinds).items():
             self._process(name, arguments).start()
         await self._until_ready(self._parts.values(), READY_SECONDS)
