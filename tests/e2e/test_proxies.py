@@ -227,7 +227,7 @@ def listens(port: int) -> bool:
 @pytest.fixture(scope="module", params=["nginx", "caddy"])
 def kind(request: pytest.FixtureRequest) -> str:
     if request.param == "caddy" and shutil.which("caddy") is None:
-        pytest.skip("caddy is not installed")
+        servers.missing("caddy")
     return str(request.param)
 
 
