@@ -63,8 +63,10 @@ def make_event_fixture() -> Callable[..., Event]:
 
 
 @pytest.fixture
-def fresh_ledger(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_ledger(build_settings({}, data_dir=tmp_path))
+def fresh_ledger(tmp_path: Path, ledger_url: str | None) -> Iterator[Engine]:
+    """On both databases in turn."""
+    document = {} if ledger_url is None else {"database_url": ledger_url}
+    engine = open_ledger(build_settings(document, data_dir=tmp_path))
     for tables in (metadata, certificates.metadata, progress.metadata):
         tables.create_all(engine)
     yield engine

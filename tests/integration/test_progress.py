@@ -175,6 +175,7 @@ def test_a_repetition_leaves_the_row_as_it_was(
         assert db.scalar(select(states.c.updated_at)) == before
 
 
+@pytest.mark.parametrize("ledger_url", [None], ids=["sqlite"])
 def test_a_batch_never_reads_the_whole_table(fresh_ledger: Engine, make_event: Callable[..., Event]) -> None:
     """What a batch costs does not grow with the number of learners: every look goes through the key
     (told by SQLite's plan)."""
